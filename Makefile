@@ -1,0 +1,43 @@
+# make run    serve the API on http://127.0.0.1:8000, with a PostgreSQL of its own unless DATABASE_URL is set
+# make test   the whole test suite, against a real PostgreSQL
+# make lint   formatting, ruff, mypy
+# make demo   examples/quickstart.py against a fresh server
+# make bench  the figures that the README claims
+# make lock   renew the lock files from pyproject.toml
+PYTHON ?= python3
+BIN := .venv/bin
+
+run: .venv/run
+	@exec $(BIN)/python -m pgvector_cli serve
+
+test: .venv/dev
+	$(BIN)/python -m pytest
+
+lint: .venv/dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+demo: .venv/run
+	$(BIN)/python examples/quickstart.py --fresh
+
+bench: .venv/run
+	$(BIN)/python -m benchmarks.service
+
+lock: .venv/dev
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --upgrade --generate-hashes --no-annotate --no-header \
+	  pyproject.toml --extra embedded -o requirements.lock
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --upgrade --generate-hashes --no-annotate --no-header \
+	  pyproject.toml --extra embedded --extra dev -o requirements-dev.lock
+
+.venv/run: requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@touch $@
+
+.venv/dev: requirements-dev.lock .venv/run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.lock
+	@touch $@
+
+.PHONY: run test lint demo bench lock

@@ -1,0 +1,85 @@
+"""Door 3, shell: the command `pgvector-api`."""
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from pgvector_api import create_app
+from pgvector_service import __version__, logs
+from pgvector_service.embedded import EmbeddedPostgres
+from pgvector_service.settings import Settings, SettingsError
+
+# Requests in flight when the service is told to stop; statements are bounded by STATEMENT_TIMEOUT_S in any case.
+GRACEFUL_SHUTDOWN_S = 10
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; exits with 2 and one line on standard error when a setting is wrong."""
+    parser = argparse.ArgumentParser(prog="pgvector-api", description="Vector search as a REST service on PostgreSQL.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True)
+    serve_command = commands.add_parser(
+        "serve", help="serve the API, over a PostgreSQL of its own without DATABASE_URL"
+    )
+    serve_command.add_argument("--host", help="API_HOST")
+    serve_command.add_argument("--port", type=int, help="API_PORT")
+    serve_command.add_argument("--workers", type=int, help="WEB_CONCURRENCY")
+    options = parser.parse_args(arguments)
+    try:
+        serve(Settings.load(api_host=options.host, api_port=options.port, web_concurrency=options.workers))
+    except SettingsError as error:
+        sys.exit(f"pgvector-api: {error}")
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGINT or SIGTERM; starts the embedded PostgreSQL when there is no DATABASE_URL, and stops it."""
+    signal.signal(signal.SIGTERM, _exit)
+    logs.configure(settings.log_level, settings.log_format)
+    postgres = None
+    try:
+        if settings.database_url is None:
+            postgres = EmbeddedPostgres(settings.data_dir)
+            settings = settings.model_copy(update={"database_url": postgres.start()})
+        base = f"http://{settings.api_host}:{settings.api_port}"
+        place = f"{postgres.folder} (embedded PostgreSQL)" if postgres else "the database at DATABASE_URL"
+        print(f"API   {base}\nDocs  {base}/docs\nData  {place}\nCtrl-C stops the service.", flush=True)
+        settings.export()
+        uvicorn.run(
+            "pgvector_cli:worker",
+            factory=True,
+            host=settings.api_host,
+            port=settings.api_port,
+            workers=settings.web_concurrency,
+            timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_S,
+            timeout_worker_healthcheck=30,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+        )
+    except KeyboardInterrupt:
+        pass
+    finally:
+        if postgres:
+            postgres.stop()
+
+
+def worker() -> FastAPI:
+    """The application of one worker process, which finds its settings in the environment."""
+    settings = Settings.load()
+    logs.configure(settings.log_level, settings.log_format)
+    return create_app(settings)
+
+
+def _exit(_signal: int, _frame: FrameType | None) -> None:
+    # uvicorn raises the signal again when it has shut down; without this the process would end at once, and not stop
+    # the embedded PostgreSQL.
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""REAL[] <-> float32 rows as the bytes of PostgreSQL's binary COPY.
+
+Format: https://www.postgresql.org/docs/current/sql-copy.html#SQL-COPY-FILE-FORMATS, with the array layout of
+`array_send` in src/backend/utils/adt/arrayfuncs.c. Everything is big-endian:
+
+    file    11-byte signature, int32 flags, int32 length of the header extension, rows, int16 -1
+    row     int16 number of fields, then for each field int32 length (-1: NULL) and its bytes
+    REAL[]  int32 dimensions, int32 has-nulls, int32 element type, then for each dimension int32 size and int32 lower
+            bound, then for each element int32 length and its bytes
+
+Two row shapes travel: (id, document, metadata, embedding) towards the database, (key, embedding) back from it. Rows of
+the second shape all have one length when their embeddings have one width, so numpy reads a whole block at once.
+"""
+
+import struct
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+SIGNATURE = b"PGCOPY\n\xff\r\n\0" + struct.pack("!ii", 0, 0)
+TRAILER = struct.pack("!h", -1)
+NULL = struct.pack("!i", -1)
+FLOAT4_OID = 700
+
+Keys = NDArray[np.int64]
+Rows = NDArray[np.float32]
+
+
+def encode_items(
+    ids: Sequence[str], documents: Sequence[str | None], metadatas: Sequence[bytes | None], embeddings: Rows
+) -> bytes:
+    """A COPY file of (id text, document text, metadata jsonb, embedding real[]) rows.
+
+    `metadatas` are JSON texts in UTF-8; `embeddings` is a (len(ids), dimension) float32 matrix.
+    """
+    arrays = _encode_arrays(embeddings)
+    parts = [SIGNATURE]
+    for row, (id_, document, metadata) in enumerate(zip(ids, documents, metadatas, strict=True)):
+        key = id_.encode()
+        parts += (struct.pack("!hi", 4, len(key)), key)
+        if document is None:
+            parts.append(NULL)
+        else:
+            text = document.encode()
+            parts += (struct.pack("!i", len(text)), text)
+        # The first byte of a binary jsonb is its version, 1.
+        parts.append(NULL if metadata is None else struct.pack("!ib", len(metadata) + 1, 1) + metadata)
+        parts.append(arrays[row])
+    parts.append(TRAILER)
+    return b"".join(parts)
+
+
+def _encode_arrays(embeddings: Rows) -> list[bytes]:
+    """Each row as a COPY field: its length, the array header, its elements."""
+    count, width = embeddings.shape
+    fields = np.empty((count, 6 + 2 * width), dtype=">i4")
+    fields[:, :6] = (20 + 8 * width, 1, 0, FLOAT4_OID, width, 1)
+    fields[:, 6::2] = 4
+    fields[:, 7::2] = embeddings.astype(">f4").view(">i4")
+    data, length = fields.tobytes(), 4 * (6 + 2 * width)
+    return [data[start : start + length] for start in range(0, len(data), length)]
+
+
+def decode_array(data: bytes | memoryview) -> Rows | None:
+    """The float32 vector in one binary REAL[], or None when it is not a list of numbers (empty, 2-D, with NULLs)."""
+    if len(data) < 20:
+        return None
+    dimensions, has_nulls, _, width, _ = struct.unpack_from("!5i", data)
+    if dimensions != 1 or has_nulls or len(data) != 20 + 8 * width:
+        return None
+    return np.frombuffer(data, dtype=">f4", offset=20).reshape(width, 2)[:, 1].astype(np.float32)
+
+
+class RowReader:
+    """A file for `COPY (SELECT key, embedding ...) TO STDOUT (FORMAT binary)` that hands on blocks of rows.
+
+    `sink(keys, rows)` is called with an int64 vector and a float32 matrix of shape (len(keys), dimension), once for
+    every `block_bytes` of input and once for the rest (`close`), so memory stays bounded. Embeddings of another width,
+    NULL, with NULLs or nested do not fit the matrix: their keys are in `misfits`.
+    """
+
+    def __init__(self, dimension: int, sink: Callable[[Keys, Rows], None], block_bytes: int = 4 * 2**20) -> None:
+        self.misfits: list[int] = []
+        self._dimension = dimension
+        self._sink = sink
+        self._block_bytes = block_bytes
+        self._buffer = bytearray()
+        self._skip = len(SIGNATURE)
+        # 2 bytes of field count, 4 + 8 of key, 4 of length, 20 of array header, then 8 for each number.
+        self._row = np.dtype(
+            [
+                ("fields", ">i2"),
+                ("key_length", ">i4"),
+                ("key", ">i8"),
+                ("header", ">i4", 6),
+                ("elements", [("length", ">i4"), ("value", ">f4")], dimension),
+            ]
+        )
+        self._header = np.array((20 + 8 * dimension, 1, 0, FLOAT4_OID, dimension, 1))
+
+    def write(self, data: bytes) -> None:
+        """Called by psycopg2 with one row at a time (the signature comes with the first, the trailer last)."""
+        self._buffer += data
+        if len(self._buffer) >= self._block_bytes:
+            self._flush()
+
+    def close(self) -> None:
+        """Hand on what is left."""
+        self._flush()
+
+    def _flush(self) -> None:
+        data = memoryview(self._buffer)[self._skip :]
+        self._skip = 0
+        if len(data) % self._row.itemsize == len(TRAILER) and data[-len(TRAILER) :] == TRAILER:
+            data = data[: -len(TRAILER)]
+        keys, rows = self._decode_alike(data) or self._decode_each(data)
+        self._buffer = bytearray()
+        if len(keys):
+            self._sink(keys, rows)
+
+    def _decode_alike(self, data: memoryview) -> tuple[Keys, Rows] | None:
+        """The block as one numpy record array, or None when a row has another shape."""
+        if len(data) % self._row.itemsize:
+            return None
+        block = np.frombuffer(data, dtype=self._row)
+        if (block["key_length"] != 8).any() or (block["header"] != self._header).any():
+            return None
+        return block["key"].astype(np.int64), block["elements"]["value"].astype(np.float32)
+
+    def _decode_each(self, data: memoryview) -> tuple[Keys, Rows]:
+        """The rows that fit, one by one."""
+        keys: list[int] = []
+        rows: list[Rows] = []
+        at = 0
+        while at < len(data) and data[at : at + len(TRAILER)] != TRAILER:
+            _, _, key, length = struct.unpack_from("!hiqi", data, at)
+            at += 18
+            row = decode_array(data[at : at + length]) if length >= 0 else None
+            at += max(length, 0)
+            if row is not None and len(row) == self._dimension:
+                keys.append(key)
+                rows.append(row)
+            else:
+                self.misfits.append(key)
+        return np.array(keys, dtype=np.int64), np.array(rows, dtype=np.float32).reshape(len(rows), self._dimension)

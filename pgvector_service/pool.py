@@ -1,0 +1,185 @@
+"""psycopg2 connections, shared by threads.
+
+psycopg2's own ThreadedConnectionPool does not wait when it is exhausted, connects and rolls back inside its lock (one
+connect into a black hole stops every thread), closes what is returned above `minconn`, and hands out connections that
+a restart of the server has cut. Here a waiter has a deadline, connecting happens outside any lock, the first broken
+connection takes the idle ones with it, and a server that has stopped answering is hung up on.
+"""
+
+import logging
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import psycopg2
+import psycopg2.extras
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE, cursor
+from psycopg2.extensions import connection as Connection
+
+from pgvector_service import queries
+from pgvector_service.errors import (
+    CollectionExists,
+    CollectionNotFound,
+    CommitUnknown,
+    DatabaseBusy,
+    DatabaseUnavailable,
+    InvalidInput,
+    PoolExhausted,
+    Unavailable,
+    VectorDBError,
+)
+from pgvector_service.items import read_json
+
+log = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S = 3
+# A server keeps statement_timeout itself; this much later it is taken for dead, not slow.
+STALL_GRACE_S = 5.0
+
+
+class ConnectionPool:
+    """At most `size` connections to `dsn`, opened when they are needed and kept.
+
+    Waiting for one ends after `timeout_s` with PoolExhausted. A connection from which nothing has come for
+    `statement_timeout_s` plus a grace of 5 s is shut down, which ends the wait of the thread that uses it.
+    """
+
+    def __init__(self, dsn: str, size: int, timeout_s: float, statement_timeout_s: float) -> None:
+        self._dsn = dsn
+        self._timeout_s = timeout_s
+        self._statement_timeout_ms = max(1, round(statement_timeout_s * 1000))
+        self._stall_s = statement_timeout_s + STALL_GRACE_S
+        self._slots = threading.BoundedSemaphore(size)
+        self._idle: deque[Connection] = deque()
+        self._busy: dict[Connection, float] = {}
+        self._busy_lock = threading.Lock()
+        self._closed = threading.Event()
+        self._watchdog = threading.Thread(target=self._watch, name="pool-watchdog", daemon=True)
+        self._watchdog.start()
+
+    def close(self) -> None:
+        """Close the idle connections; those in use are closed when they are returned."""
+        self._closed.set()
+        self._discard_idle()
+        self._watchdog.join()
+
+    @contextmanager
+    def transaction(self, begin: str) -> Iterator[cursor]:
+        """A cursor in a transaction that `begin` (queries.begin_read or begin_write) starts.
+
+        It commits at the end and is undone by any exception. Raises the errors of `translated`, and CommitUnknown when
+        the connection breaks while a write is being committed.
+        """
+        with self.connection() as conn, conn.cursor() as cur:
+            cur.execute(begin, {"statement_timeout_ms": self._statement_timeout_ms})
+            yield cur
+            try:
+                cur.execute("COMMIT")
+            except psycopg2.Error as error:
+                if conn.closed and begin == queries.begin_write:
+                    raise CommitUnknown from error
+                raise
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """A connection in autocommit mode, for this block only."""
+        if not self._slots.acquire(timeout=self._timeout_s):
+            raise PoolExhausted
+        try:
+            conn = self._take()
+            try:
+                yield conn
+            except psycopg2.Error as error:
+                raise translated(error, broken=bool(conn.closed)) from error
+            finally:
+                self._give_back(conn)
+        finally:
+            self._slots.release()
+
+    def still_alive(self, conn: Connection) -> None:
+        """Note that something has come from the server, so that a long COPY is not taken for a dead server."""
+        with self._busy_lock:
+            self._busy[conn] = time.monotonic()
+
+    def _take(self) -> Connection:
+        try:
+            conn = self._idle.pop()
+        except IndexError:
+            try:
+                conn = psycopg2.connect(
+                    self._dsn,
+                    connect_timeout=CONNECT_TIMEOUT_S,
+                    application_name="pgvector-service",
+                    keepalives_idle=30,
+                )
+            except psycopg2.Error as error:
+                raise DatabaseUnavailable from error
+            conn.autocommit = True
+            psycopg2.extras.register_default_jsonb(conn, loads=read_json)
+        self.still_alive(conn)
+        return conn
+
+    def _give_back(self, conn: Connection) -> None:
+        if not conn.closed and conn.info.transaction_status != TRANSACTION_STATUS_IDLE:
+            try:
+                with conn.cursor() as cur:
+                    cur.execute("ROLLBACK")
+            except psycopg2.Error:
+                conn.close()
+        with self._busy_lock:
+            self._busy.pop(conn, None)
+        if conn.closed:
+            # The others went to the same server, which has probably been restarted.
+            self._discard_idle()
+        elif self._closed.is_set():
+            conn.close()
+        else:
+            self._idle.append(conn)
+
+    def _discard_idle(self) -> None:
+        with suppress(IndexError):
+            while True:
+                self._idle.pop().close()
+
+    def _watch(self) -> None:
+        while not self._closed.wait(1.0):
+            with self._busy_lock:
+                overdue = time.monotonic() - self._stall_s
+                for conn in [conn for conn, since in self._busy.items() if since < overdue]:
+                    log.warning("a connection has not answered for %.0f s; hanging up", self._stall_s)
+                    self._busy[conn] = float("inf")
+                    with suppress(psycopg2.Error, OSError):
+                        hang_up(conn)
+
+
+def hang_up(conn: Connection) -> None:
+    """Shut the socket down under libpq. tcp_user_timeout does not help: the kernel of a stopped server acknowledges."""
+    with socket.fromfd(conn.fileno(), socket.AF_INET, socket.SOCK_STREAM) as copy:
+        copy.shutdown(socket.SHUT_RDWR)
+
+
+def translated(error: psycopg2.Error, *, broken: bool) -> VectorDBError:
+    """The error to raise for one of psycopg2's, by SQLSTATE; `broken` when it has cost the connection."""
+    state = error.pgcode or ""
+    if broken or state[:3] == "57P" or state[:2] == "08":
+        return DatabaseUnavailable(undone=True)
+    if state in ("40001", "40P01"):
+        return DatabaseBusy(undone=True)
+    if state in ("55P03", "57014"):
+        return DatabaseBusy()
+    if state == "42P01":
+        return DatabaseUnavailable("The database has lost the tables of this service. Restart it to make them anew.")
+    if state == "25006":
+        return Unavailable("The database accepts no writes just now. Try again in a moment.")
+    if state[:2] == "53":
+        return Unavailable("The database is out of disk, memory or connections. Try again when it has room.")
+    if state == "23503":
+        return CollectionNotFound()
+    if state == "23505":
+        return CollectionExists()
+    if state[:2] in ("22", "54") or state == "23514":
+        return InvalidInput("request", "PostgreSQL cannot store one of the values.")
+    return VectorDBError()

@@ -1,0 +1,69 @@
+"""Errors as HTTP answers: one shape (RFC 9457), at most 2 KB, nothing of the caller's input in it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+
+from pgvector_service.errors import (
+    CollectionExists,
+    Conflict,
+    InvalidInput,
+    NotFound,
+    PayloadTooLarge,
+    Unavailable,
+    VectorDBError,
+)
+
+# The first class in an error's ancestry that stands here decides.
+STATUS: dict[type[Exception], int] = {
+    InvalidInput: 422,
+    NotFound: 404,
+    Conflict: 409,
+    CollectionExists: 409,
+    PayloadTooLarge: 413,
+    Unavailable: 503,
+    VectorDBError: 500,
+}
+CODES = {400: "bad_request", 404: "no_such_route", 405: "method_not_allowed", 415: "not_json", 422: "invalid_input"}
+RETRY_AFTER_S = 1
+# Field names come from the caller where he made them up.
+MAX_FIELD, MAX_DETAIL = 80, 1200
+
+
+def of_error(error: VectorDBError, request_id: str) -> Response:
+    """The answer for one of the service's own errors."""
+    status = next(STATUS[ancestor] for ancestor in type(error).__mro__ if ancestor in STATUS)
+    code = "internal_error" if status == 500 else error.code
+    return problem(status, code, str(error), request_id)
+
+
+def problem(status: int, code: str, detail: str, request_id: str, headers: dict[str, str] | None = None) -> Response:
+    """An application/problem+json answer; a 503 says when to come back."""
+    body = {
+        "type": f"urn:pgvector-service:{code}",
+        "title": code.replace("_", " ").capitalize(),
+        "status": status,
+        "detail": detail[:MAX_DETAIL],
+        "code": code,
+        "request_id": request_id,
+    }
+    headers = dict(headers or {})
+    if status == 503:
+        headers["Retry-After"] = str(RETRY_AFTER_S)
+    return Response(orjson.dumps(body), status, headers, media_type="application/problem+json")
+
+
+def first_fault(errors: Sequence[Any]) -> str:
+    """The first of pydantic's errors as `field[3]: what is wrong`."""
+    fault = errors[0]
+    steps = [step for step in fault["loc"] if step not in ("body", "query", "path")]
+    if fault["type"] == "json_invalid":
+        return f"body: not valid JSON at character {fault['loc'][-1]}."
+    if not steps and fault["type"] in ("model_attributes_type", "dict_type", "model_type"):
+        return "body: must be a JSON object, sent with the header Content-Type: application/json."
+    name = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).lstrip(".")
+    more = f" ({len(errors) - 1} more)" if len(errors) > 1 else ""
+    printable = "".join(c if c.isprintable() else "?" for c in name[:MAX_FIELD])
+    return f"{printable or 'body'}: {fault['msg'][0].lower()}{fault['msg'][1:]}{more}."

@@ -1,0 +1,126 @@
+-- Every statement of the service, by name; schema.sql has the tables. `%(name)s` is a parameter of psycopg2.
+
+-- name: begin_read
+-- The lock comes before the snapshot: TRUNCATE is not MVCC-safe, a reader that begins before it could see an empty table.
+BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+SET LOCAL statement_timeout = %(statement_timeout_ms)s;
+LOCK TABLE vector_documents IN ACCESS SHARE MODE;
+
+-- name: begin_write
+-- A crash must not take back what was acknowledged. Writers queue for a collection's row at most lock_timeout.
+BEGIN ISOLATION LEVEL READ COMMITTED;
+SET LOCAL statement_timeout = %(statement_timeout_ms)s;
+SET LOCAL lock_timeout = '5s';
+SET LOCAL synchronous_commit = on;
+SET LOCAL vector.stamped = on;
+
+-- name: apply_lock
+SELECT pg_advisory_xact_lock(7163384622);
+
+-- name: schema_mark
+SELECT obj_description(to_regclass('vector_collections'), 'pg_class');
+
+-- name: set_schema_mark
+COMMENT ON TABLE vector_collections IS %(mark)s;
+
+-- name: name_incarnation
+INSERT INTO vector_incarnation DEFAULT VALUES ON CONFLICT DO NOTHING;
+
+-- name: pgvector_version
+SELECT extversion FROM pg_extension WHERE extname = 'vector';
+
+-- name: durability
+SELECT name FROM pg_settings WHERE name IN ('fsync', 'full_page_writes') AND setting = 'off';
+
+-- name: collection
+-- `history` is NULL after a crash of the database until name_incarnation has run.
+SELECT collection_name, dimension, metric, metadata, created_at, version, tombstone_floor,
+       epoch || '/' || (SELECT id FROM vector_incarnation) AS history
+FROM vector_collections WHERE collection_name = %(name)s;
+
+-- name: collections
+SELECT collection_name, dimension, metric, metadata, created_at, version, tombstone_floor,
+       epoch || '/' || (SELECT id FROM vector_incarnation) AS history,
+       (SELECT count(*) FROM vector_documents d WHERE d.collection_name = c.collection_name) AS count
+FROM vector_collections c ORDER BY collection_name LIMIT %(limit)s OFFSET %(offset)s;
+
+-- name: collection_total
+SELECT count(*) FROM vector_collections;
+
+-- name: create_collection
+INSERT INTO vector_collections (collection_name, dimension, metric, metadata)
+VALUES (%(name)s, %(dimension)s, %(metric)s, %(metadata)s)
+ON CONFLICT (collection_name) DO NOTHING;
+
+-- name: update_collection
+-- Renaming rewrites the documents' collection_name; the new epoch makes every process read them anew.
+UPDATE vector_collections SET
+    collection_name = coalesce(%(new_name)s, collection_name),
+    metadata = coalesce(%(metadata)s, metadata),
+    epoch = CASE WHEN %(new_name)s IS NULL THEN epoch ELSE gen_random_uuid() END
+WHERE collection_name = %(name)s;
+
+-- name: delete_collection
+DELETE FROM vector_collections WHERE collection_name = %(name)s;
+
+-- name: count
+SELECT count(*) FROM vector_documents WHERE collection_name = %(name)s;
+
+-- name: stage
+CREATE TEMP TABLE vector_staging (id TEXT, document TEXT, metadata JSONB, embedding REAL[]) ON COMMIT DROP;
+
+-- name: copy_stage
+COPY vector_staging (id, document, metadata, embedding) FROM STDIN (FORMAT binary);
+
+-- name: bump
+SELECT vector_bump(%(name)s, %(width)s);
+SELECT version, dimension, metric FROM vector_collections WHERE collection_name = %(name)s;
+
+-- name: upsert
+-- Sorted by id, so that writers who share ids lock them in one order.
+WITH written AS (
+    INSERT INTO vector_documents (collection_name, id, document, metadata, embedding, version, updated_at)
+    SELECT %(name)s, id, document, metadata, embedding, %(version)s, %(now)s FROM vector_staging ORDER BY id COLLATE "C"
+    ON CONFLICT (collection_name, id) DO UPDATE SET
+        document = excluded.document, metadata = excluded.metadata, embedding = excluded.embedding,
+        version = excluded.version, updated_at = excluded.updated_at
+    -- xmax is 0 in a row that did not exist before.
+    RETURNING xmax = 0 AS added
+)
+SELECT count(*) FILTER (WHERE added), count(*) FILTER (WHERE NOT added) FROM written;
+
+-- name: delete_items
+WITH deleted AS (
+    DELETE FROM vector_documents WHERE collection_name = %(name)s AND id = ANY(%(ids)s) RETURNING key
+), buried AS (
+    INSERT INTO vector_tombstones (collection_name, version, key) SELECT %(name)s, %(version)s, key FROM deleted
+)
+SELECT count(*) FROM deleted;
+
+-- name: items_by_id
+SELECT key, id, document, metadata FROM vector_documents
+WHERE collection_name = %(name)s AND id = ANY(%(ids)s);
+
+-- name: items_after
+SELECT key, id, document, metadata FROM vector_documents
+WHERE collection_name = %(name)s AND id > %(after)s ORDER BY id LIMIT %(limit)s;
+
+-- name: items_by_key
+-- By key alone: a second condition tempts the planner, while it has no statistics, to scan the whole collection.
+SELECT key, id, document, metadata FROM vector_documents WHERE key = ANY(%(keys)s);
+
+-- name: first_by_id
+SELECT key FROM vector_documents WHERE key = ANY(%(keys)s) ORDER BY id LIMIT %(limit)s;
+
+-- name: tombstones_since
+SELECT key FROM vector_tombstones WHERE collection_name = %(name)s AND version > %(version)s;
+
+-- name: copy_all
+COPY (SELECT key, embedding FROM vector_documents WHERE collection_name = %(name)s) TO STDOUT (FORMAT binary);
+
+-- name: copy_since
+COPY (SELECT key, embedding FROM vector_documents WHERE collection_name = %(name)s AND version > %(version)s)
+TO STDOUT (FORMAT binary);
+
+-- name: copy_keys
+COPY (SELECT key, embedding FROM vector_documents WHERE key = ANY(%(keys)s)) TO STDOUT (FORMAT binary);

@@ -1,0 +1,62 @@
+"""The settings of the service: environment variables first, then the file `.env`, then these defaults."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import platformdirs
+import psutil
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def _half_of_memory() -> int:
+    return psutil.virtual_memory().total // 2
+
+
+def _user_data_dir() -> Path:
+    return platformdirs.user_data_path("pgvector-service")
+
+
+class SettingsError(Exception):
+    """A setting has a value that cannot be used; the message is one line that names the variable."""
+
+
+class Settings(BaseSettings):
+    """One attribute for each variable; `.env.example` lists them all with their defaults."""
+
+    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
+
+    database_url: str | None = Field(None, pattern=r"^postgres(ql)?://")
+    api_host: str = "127.0.0.1"
+    api_port: int = Field(8000, ge=0, le=65535)
+    web_concurrency: int = Field(1, ge=1, le=64)
+    data_dir: Path = Field(default_factory=_user_data_dir)
+    db_pool_size: int = Field(20, ge=1, le=1000)
+    db_pool_timeout_s: float = Field(2.0, ge=0, le=600)
+    statement_timeout_s: float = Field(30.0, gt=0, le=86400)
+    cache_max_bytes: int = Field(default_factory=_half_of_memory, ge=0)
+    max_body_bytes: int = Field(64 * 2**20, ge=1024)
+    max_results: int = Field(10_000, ge=1)
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["text", "json"] = "text"
+
+    @classmethod
+    def load(cls, **overrides: object) -> "Settings":
+        """Read the environment and `.env`; `overrides` (command-line options) win where they are not None.
+
+        Raises SettingsError, naming the variable, when a value cannot be used.
+        """
+        given = {name: value for name, value in overrides.items() if value is not None}
+        try:
+            return cls(**given)  # type: ignore[arg-type]
+        except ValidationError as error:
+            first = error.errors()[0]
+            variable = str(first["loc"][0]).upper()
+            raise SettingsError(f"{variable}: {first['msg']}. Correct it in the environment or in .env.") from None
+
+    def export(self) -> None:
+        """Put every setting into the environment, where the worker processes that are started next read it."""
+        for name, value in self.model_dump().items():
+            if value is not None:
+                os.environ[name.upper()] = str(value)

@@ -1,0 +1,148 @@
+-- All tables, indexes, functions and triggers of the service. VectorDB.open() applies this file in one transaction,
+-- under an advisory lock, when the database does not carry it yet; applying it again changes nothing.
+-- Needs PostgreSQL 14 or newer and no extension.
+
+-- Tables made from the crash course that this project grew out of have ids unique over all collections and no versions.
+-- They are set aside here and copied into the new tables below.
+DO $$
+BEGIN
+    IF to_regclass('vector_documents') IS NOT NULL AND NOT EXISTS (
+        SELECT FROM pg_attribute WHERE attrelid = to_regclass('vector_documents') AND attname = 'key'
+    ) THEN
+        ALTER TABLE vector_documents RENAME TO vector_documents_before;
+        ALTER TABLE vector_collections RENAME TO vector_collections_before;
+    END IF;
+END $$;
+
+CREATE TABLE IF NOT EXISTS vector_collections (
+    collection_name TEXT COLLATE "C" PRIMARY KEY,
+    created_at      TIMESTAMPTZ NOT NULL DEFAULT now(),
+    -- NULL until the first embedding is written, which fixes it.
+    dimension       INTEGER CHECK (dimension BETWEEN 1 AND 16384),
+    metric          TEXT NOT NULL DEFAULT 'cosine' CHECK (metric IN ('cosine', 'euclidean', 'manhattan', 'ip')),
+    metadata        JSONB NOT NULL DEFAULT '{}',
+    -- Raised by every transaction that writes documents, under the row's lock: versions appear in commit order.
+    version         BIGINT NOT NULL DEFAULT 0,
+    -- Another value means another history: what a process has in memory is worth nothing.
+    epoch           UUID NOT NULL DEFAULT gen_random_uuid(),
+    -- Deletions up to this version are no longer in vector_tombstones.
+    tombstone_floor BIGINT NOT NULL DEFAULT 0
+) WITH (fillfactor = 20);
+
+CREATE TABLE IF NOT EXISTS vector_documents (
+    id              TEXT COLLATE "C" NOT NULL,
+    collection_name TEXT COLLATE "C" NOT NULL
+                    REFERENCES vector_collections ON UPDATE CASCADE ON DELETE CASCADE,
+    document        TEXT,
+    metadata        JSONB,
+    embedding       REAL[],
+    created_at      TIMESTAMPTZ NOT NULL DEFAULT now(),
+    updated_at      TIMESTAMPTZ NOT NULL DEFAULT now(),
+    -- The collection's version that wrote this row.
+    version         BIGINT NOT NULL DEFAULT 0,
+    -- Stands for the row in memory and in tombstones: 8 bytes instead of an id, and never used twice.
+    key             BIGINT GENERATED ALWAYS AS IDENTITY,
+    PRIMARY KEY (collection_name, id)
+);
+
+-- Random floats do not compress.
+ALTER TABLE vector_documents ALTER COLUMN embedding SET STORAGE EXTERNAL;
+
+CREATE INDEX IF NOT EXISTS vector_documents_version ON vector_documents (collection_name, version);
+CREATE INDEX IF NOT EXISTS vector_documents_key ON vector_documents (key);
+CREATE INDEX IF NOT EXISTS vector_documents_metadata ON vector_documents USING gin (metadata);
+
+CREATE TABLE IF NOT EXISTS vector_tombstones (
+    collection_name TEXT COLLATE "C" NOT NULL
+                    REFERENCES vector_collections ON UPDATE CASCADE ON DELETE CASCADE,
+    version         BIGINT NOT NULL,
+    key             BIGINT NOT NULL,
+    PRIMARY KEY (collection_name, version, key)
+);
+
+-- PostgreSQL empties an unlogged table when it recovers from a crash or takes over as a standby. Both may lose commits
+-- made with synchronous_commit = off, and their version numbers are then given out again; a new id here tells.
+CREATE UNLOGGED TABLE IF NOT EXISTS vector_incarnation (
+    single BOOLEAN PRIMARY KEY DEFAULT true CHECK (single),
+    id     UUID NOT NULL DEFAULT gen_random_uuid()
+);
+
+-- Raises the version of a collection, once in a transaction, and returns it; NULL when there is no such collection.
+-- `width` becomes its dimension if it has none yet. The row stays locked until the transaction ends.
+CREATE OR REPLACE FUNCTION vector_bump(name TEXT, width INTEGER DEFAULT NULL) RETURNS BIGINT LANGUAGE plpgsql AS $$
+DECLARE
+    -- A transaction-local setting remembers the version; ROLLBACK TO SAVEPOINT takes it back too.
+    memo  TEXT := 'vector.v' || md5(name);
+    bumped BIGINT := nullif(current_setting(memo, true), '')::BIGINT;
+    known INTEGER;
+BEGIN
+    IF bumped IS NOT NULL THEN
+        RETURN bumped;
+    END IF;
+    UPDATE vector_collections SET version = version + 1, dimension = coalesce(dimension, width)
+    WHERE collection_name = name RETURNING version, dimension INTO bumped, known;
+    IF known IS NOT NULL THEN
+        PERFORM set_config(memo, bumped::TEXT, true);
+    END IF;
+    -- Whoever is 10,000 versions behind reads the collection anew.
+    IF bumped % 1000 = 0 THEN
+        UPDATE vector_collections SET tombstone_floor = greatest(tombstone_floor, bumped - 10000)
+        WHERE collection_name = name;
+        DELETE FROM vector_tombstones t WHERE t.collection_name = name AND t.version <= bumped - 10000;
+    END IF;
+    RETURN bumped;
+END $$;
+
+-- The triggers do for writers of plain SQL what the service does itself; it sets vector.stamped to step past them.
+CREATE OR REPLACE FUNCTION vector_stamp() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'UPDATE' AND (OLD.collection_name, OLD.key) IS DISTINCT FROM (NEW.collection_name, NEW.key) THEN
+        INSERT INTO vector_tombstones (collection_name, version, key)
+        SELECT OLD.collection_name, bumped, OLD.key FROM vector_bump(OLD.collection_name) AS bumped
+        WHERE bumped IS NOT NULL;
+    END IF;
+    NEW.version := coalesce(vector_bump(NEW.collection_name, nullif(cardinality(NEW.embedding), 0)), 0);
+    RETURN NEW;
+END $$;
+
+CREATE OR REPLACE FUNCTION vector_bury() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO vector_tombstones (collection_name, version, key)
+    SELECT collection_name, bumped, key
+    FROM deleted JOIN (
+        SELECT collection_name, vector_bump(collection_name) AS bumped
+        FROM (SELECT DISTINCT collection_name FROM deleted ORDER BY collection_name) AS touched
+    ) AS versions USING (collection_name)
+    WHERE bumped IS NOT NULL;
+    RETURN NULL;
+END $$;
+
+CREATE OR REPLACE FUNCTION vector_forget() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE vector_collections SET version = version + 1, epoch = gen_random_uuid();
+    RETURN NULL;
+END $$;
+
+CREATE OR REPLACE TRIGGER vector_stamp BEFORE INSERT OR UPDATE ON vector_documents FOR EACH ROW
+    WHEN (current_setting('vector.stamped', true) IS DISTINCT FROM 'on') EXECUTE FUNCTION vector_stamp();
+CREATE OR REPLACE TRIGGER vector_bury AFTER DELETE ON vector_documents REFERENCING OLD TABLE AS deleted
+    FOR EACH STATEMENT
+    WHEN (current_setting('vector.stamped', true) IS DISTINCT FROM 'on') EXECUTE FUNCTION vector_bury();
+CREATE OR REPLACE TRIGGER vector_forget AFTER TRUNCATE ON vector_documents FOR EACH STATEMENT
+    EXECUTE FUNCTION vector_forget();
+-- ALWAYS: also for a replication worker or a restore that sets session_replication_role.
+ALTER TABLE vector_documents
+    ENABLE ALWAYS TRIGGER vector_stamp, ENABLE ALWAYS TRIGGER vector_bury, ENABLE ALWAYS TRIGGER vector_forget;
+
+DO $$
+BEGIN
+    IF to_regclass('vector_documents_before') IS NOT NULL THEN
+        INSERT INTO vector_collections (collection_name, created_at)
+        SELECT collection_name, coalesce(created_at, now()) FROM vector_collections_before;
+        PERFORM set_config('vector.stamped', 'off', true);
+        INSERT INTO vector_documents (id, collection_name, document, metadata, embedding, created_at)
+        SELECT id, collection_name, document, metadata, embedding, coalesce(created_at, now())
+        FROM vector_documents_before WHERE collection_name IS NOT NULL;
+        DROP TABLE vector_documents_before, vector_collections_before;
+    END IF;
+END $$;
