@@ -290,7 +290,10 @@ def delete_item(name: Name, item_id: ItemId, db: Database) -> Response:
 def search_vector(body: models.VectorQuery, db: Database, settings: Configured) -> Response:
     """The items nearest to an embedding, best first; equally near ones in id order."""
     _check_at_most("n_results", body.n_results, settings.max_results)
-    (hits,) = db.query_by_vector(body.collection_name, _one(body.query_embedding), body.n_results, body.include)
+    try:
+        (hits,) = db.query_by_vector(body.collection_name, [body.query_embedding], body.n_results, body.include)
+    except InvalidInput as error:
+        raise InvalidInput(error.field.replace("query_embeddings[0]", "query_embedding"), error.problem) from error
     return Answer(hits)
 
 
@@ -416,13 +419,6 @@ def _follow_parent() -> None:
 def _check_at_most(field: str, value: int, most: int) -> None:
     if value > most:
         raise InvalidInput(field, f"must be at most {most} (MAX_RESULTS).")
-
-
-def _one(embedding: Any) -> Any:
-    """A single query as a batch of one."""
-    if not isinstance(embedding, list):
-        raise InvalidInput("query_embedding", "must be a list of numbers.")
-    return [embedding]
 
 
 async def _own_error(request: Request, error: Exception) -> Response:

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike
 from psycopg2.extensions import cursor
 
 from pgvector_service import queries
-from pgvector_service.cache import Cache, Collection, Loading, Superseded
+from pgvector_service.cache import Cache, Collection, Loading, Nameless, Superseded
 from pgvector_service.codec import Keys, RowReader, Rows, encode_items
 from pgvector_service.errors import (
     CollectionExists,
@@ -36,6 +36,7 @@ from pgvector_service.errors import (
 from pgvector_service.items import (
     MAX_DIMENSION,
     Batch,
+    check_collection_name,
     check_name,
     checked_batch,
     checked_ids,
@@ -57,10 +58,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class _Nameless(Exception):
-    """The database has recovered from a crash and vector_incarnation is empty."""
-
-
 def _retried(method: Callable[Concatenate["VectorDB", P], T]) -> Callable[Concatenate["VectorDB", P], T]:
     """Run a method again, in a new transaction, when the cause that undid it has passed."""
 
@@ -77,7 +74,7 @@ def _retried(method: Callable[Concatenate["VectorDB", P], T]) -> Callable[Concat
                 if not loading.done.acquire(timeout=max(0.0, deadline - time.monotonic())):
                     raise DatabaseBusy("The collection is being read into memory. Try again later.") from None
                 loading.done.release()
-            except _Nameless:
+            except Nameless:
                 self._name_incarnation()
             except Unavailable as error:
                 tries -= 1
@@ -176,7 +173,7 @@ class VectorDB:
         metadata: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Create an empty collection; without `dimension` the first write fixes it. Raises CollectionExists."""
-        check_name("name", name)
+        check_collection_name("name", name)
         if metric not in get_args(Metric):
             raise InvalidInput("metric", f"must be one of {', '.join(get_args(Metric))}.")
         if dimension is not None and not 1 <= dimension <= MAX_DIMENSION:
@@ -217,9 +214,9 @@ class VectorDB:
 
         Raises CollectionNotFound, and CollectionExists when `new_name` is taken.
         """
-        check_name("name", name)
+        check_collection_name("name", name)
         if new_name is not None:
-            check_name("new_name", new_name)
+            check_collection_name("new_name", new_name)
         text = None if metadata is None else checked_json("metadata", metadata).decode()
         with self._transaction(queries.begin_write) as cur:
             cur.execute(queries.update_collection, {"name": name, "new_name": new_name, "metadata": text})
@@ -230,7 +227,7 @@ class VectorDB:
     @_retried
     def delete_collection(self, name: str) -> None:
         """Delete a collection and all its items. Raises CollectionNotFound."""
-        check_name("name", name)
+        check_collection_name("name", name)
         with self._transaction(queries.begin_write) as cur:
             cur.execute(queries.delete_collection, {"name": name})
             if not cur.rowcount:
@@ -253,7 +250,7 @@ class VectorDB:
         Returns `{"collection_name", "added", "updated", "version"}`. Raises InvalidInput and DimensionMismatch, naming
         field and position, and CommitUnknown.
         """
-        check_name("collection_name", name)
+        check_collection_name("collection_name", name)
         batch = checked_batch(ids, documents, metadatas, embeddings)
         return self._store(name, batch, encode_items(batch.ids, batch.documents, batch.metadatas, batch.embeddings))
 
@@ -311,7 +308,7 @@ class VectorDB:
     @_retried
     def delete_items(self, name: str, ids: Sequence[str]) -> dict[str, Any]:
         """Delete items by id; ids that do not exist are passed over. Returns `{"deleted": n, "version"}`."""
-        check_name("collection_name", name)
+        check_collection_name("collection_name", name)
         checked_ids(ids)
         with self._transaction(queries.begin_write) as cur:
             bumped = _bump(cur, name, None)
@@ -384,6 +381,10 @@ class VectorDB:
             keys = sorted({key for keys, _ in hits for key in keys.tolist()})
             cur.execute(queries.items_by_key, {"keys": keys})
             rows = {row[0]: row for row in cur.fetchall()}
+            if len(rows) < len(keys):
+                # Somebody has deleted rows past the triggers. Memory is wrong, so read it anew.
+                self._cache.forget(name)
+                raise Superseded
             vectors = self._embeddings(cur, collection, keys) if "embeddings" in include else {}
         return [_answer(rows, vectors, *found, collection.metric, include) for found in hits]
 
@@ -399,7 +400,7 @@ class VectorDB:
     @contextmanager
     def _snapshot(self, name: str) -> Iterator[tuple[cursor, Collection, float]]:
         """A cursor in a read-only snapshot, the collection in it, and a time before it was taken."""
-        check_name("collection_name", name)
+        check_collection_name("collection_name", name)
         since = time.monotonic()
         with self._transaction(queries.begin_read) as cur:
             cur.execute(queries.collection, {"name": name})
@@ -407,10 +408,7 @@ class VectorDB:
             if row is None:
                 self._cache.forget(name)
                 raise CollectionNotFound
-            collection = Collection(*row)
-            if collection.history is None:
-                raise _Nameless
-            yield cur, collection, since
+            yield cur, Collection(*row), since
 
     def _name_incarnation(self) -> None:
         with self._transaction(queries.begin_write) as cur:
@@ -476,6 +474,7 @@ def _apply_schema(pool: ConnectionPool) -> None:
         if cur.fetchone() != (mark,):
             cur.execute(schema)
             cur.execute(queries.set_schema_mark, {"mark": mark})
+            cur.execute(queries.name_incarnation)
 
 
 def _create(cur: cursor, name: str, dimension: int | None, metric: Metric, metadata: bytes) -> bool:

@@ -33,15 +33,19 @@ class Collection:
     created_at: datetime
     version: int
     tombstone_floor: int
-    history: str
+    history: str | None
 
-    def is_later(self, version: int, history: str) -> bool:
+    def is_later(self, version: int, history: str | None) -> bool:
         """Whether the rows changed since `version` tell all that happened since."""
         return self.history == history and self.tombstone_floor <= version < self.version
 
 
 class Superseded(Exception):
     """Memory is ahead of the snapshot; another snapshot will do."""
+
+
+class Nameless(Exception):
+    """The database has recovered from a crash, and nothing in memory counts until vector_incarnation has a new name."""
 
 
 class Loading(Exception):
@@ -53,7 +57,7 @@ class Loading(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
-    history: str
+    history: str | None
     version: int
     matrix: Matrix
     at: float  # time.monotonic() after the snapshot that it was read from was taken
@@ -115,9 +119,11 @@ class Cache:
     def matrix(self, cur: cursor, collection: Collection, since: float) -> Matrix | None:
         """The rows of `collection` as the transaction of `cur` sees them, or None when they exceed the budget.
 
-        `since` is a time (time.monotonic) before the transaction took its snapshot. Raises Superseded or Loading: end
-        the transaction and begin another one, in the second case when `done` can be had.
+        `since` is a time (time.monotonic) before the transaction took its snapshot. Raises Superseded, Loading or
+        Nameless: end the transaction and begin another one, in the second case when `done` can be had.
         """
+        if collection.history is None:
+            raise Nameless
         with self._lock:
             entry = self._entries.setdefault(collection.name, _Entry())
             self._entries.move_to_end(collection.name)

@@ -39,6 +39,8 @@ class InvalidInput(VectorDBError):
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field}: {problem}")
+        self.field = field
+        self.problem = problem
 
 
 class DimensionMismatch(InvalidInput):

@@ -75,6 +75,13 @@ def check_name(field: str, name: str) -> None:
         raise InvalidInput(field, f"must have 1 to {MAX_NAME_BYTES} bytes.")
 
 
+def check_collection_name(field: str, name: str) -> None:
+    """Refuse what could not stand in the path of a URL, beside what `check_name` refuses."""
+    check_name(field, name)
+    if "/" in name or name in (".", ".."):
+        raise InvalidInput(field, "must not contain '/', nor be '.' or '..'.")
+
+
 def checked_json(field: str, data: Mapping[str, Any]) -> bytes:
     """The object as JSON text, if PostgreSQL and every JSON reader can hold it."""
     if not isinstance(data, Mapping):
@@ -98,7 +105,7 @@ def checked_matrix(field: str, rows: ArrayLike) -> Rows:
     """
     wide = _from_array(field, np.asarray(rows)) if hasattr(rows, "__array__") else _from_lists(field, rows)
     if not 1 <= wide.shape[1] <= MAX_DIMENSION:
-        raise InvalidInput(field, f"each must have 1 to {MAX_DIMENSION} numbers.")
+        raise InvalidInput(f"{field}[0]", f"must have 1 to {MAX_DIMENSION} numbers.")
     with np.errstate(over="ignore"):
         narrow = np.ascontiguousarray(wide, dtype=np.float32)
     finite = np.isfinite(narrow)

@@ -214,7 +214,7 @@ class ItemsPage(Answer):
                     "ids": ["doc1"],
                     "documents": ["Attention is all you need"],
                     "metadatas": [{"source": "arxiv", "year": 2017}],
-                    "next_cursor": None,
+                    "next_cursor": "ZG9jMQ==",
                 }
             ]
         }

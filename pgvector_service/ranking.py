@@ -141,7 +141,9 @@ class TopK:
             return
         for start in range(0, len(self._queries), QUERIES_AT_ONCE):
             queries = self._queries[start : start + QUERIES_AT_ONCE]
-            dots = [None] * len(queries) if self._metric == "manhattan" else queries @ block.rows.T
+            # Products that overflow belong to norms that are not safe, and are not looked at.
+            with np.errstate(over="ignore", invalid="ignore"):
+                dots = [None] * len(queries) if self._metric == "manhattan" else queries @ block.rows.T
             for i, dot in enumerate(dots, start):
                 near = self._candidates(block, i, dot)
                 if len(near):

@@ -1,0 +1,445 @@
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import psycopg2
+import pytest
+
+from pgvector_db import VectorDB
+from pgvector_service.errors import (
+    CollectionExists,
+    CollectionNotFound,
+    DatabaseUnavailable,
+    DimensionMismatch,
+    InvalidInput,
+    PoolExhausted,
+)
+
+Sql = Callable[..., list[tuple[Any, ...]]]
+RNG = np.random.default_rng(0)
+
+
+def unit(*numbers: float) -> list[list[float]]:
+    return [list(numbers)]
+
+
+def found(db: VectorDB, query: list[float], n_results: int = 10, name: str = "c") -> list[str]:
+    ids: list[str] = db.query_by_vector(name, [query], n_results)[0]["ids"]
+    return ids
+
+
+def fill(db: VectorDB, count: int, width: int = 4, name: str = "c") -> np.ndarray:
+    rows = RNG.standard_normal((count, width)).astype(np.float32)
+    db.add_with_embeddings(name, [f"i{i:05}" for i in range(count)], None, None, rows)
+    return rows
+
+
+# Items
+
+
+def test_items_can_be_written_found_and_read_back(db: VectorDB) -> None:
+    written = db.add_with_embeddings(
+        "c", ["a", "b"], ["eins", None], [{"n": 1, "deep": {"x": [1.5, None, "é"]}}, None], [[1.0, 0.0], [0.6, 0.8]]
+    )
+    assert written == {"collection_name": "c", "added": 2, "updated": 0, "version": 1}
+
+    (hits,) = db.query_by_vector("c", [[1, 0.1]], 5)
+    assert hits["ids"] == ["a", "b"]
+    assert hits["documents"] == ["eins", None]
+    assert hits["metadatas"] == [{"n": 1, "deep": {"x": [1.5, None, "é"]}}, None]
+    assert list(hits) == ["ids", "documents", "metadatas", "distances", "similarities"]
+    items = db.get_items("c", ["b", "nope", "a", "b"], include=["embeddings"])
+    assert items["ids"] == ["b", "a"]
+    assert [row.tolist() for row in items["embeddings"]] == [np.array([0.6, 0.8], np.float32).tolist(), [1, 0]]
+
+
+def test_writing_an_existing_id_replaces_the_whole_item(db: VectorDB) -> None:
+    db.add_with_embeddings("c", ["a", "b"], ["x", "y"], [{"k": 1}, {}], [[1, 0], [0, 1]])
+    written = db.add_with_embeddings("c", ["b", "z"], None, None, [[1, 0.1], [1, 0.2]])
+
+    assert (written["added"], written["updated"], written["version"]) == (1, 1, 2)
+    items = db.get_items("c")
+    assert (items["ids"], items["documents"], items["metadatas"]) == (
+        ["a", "b", "z"],
+        ["x", None, None],
+        [{"k": 1}, None, None],
+    )
+    assert found(db, [1, 0]) == ["a", "b", "z"]
+
+
+def test_a_refused_batch_changes_nothing(db: VectorDB) -> None:
+    db.add_with_embeddings("c", ["a"], None, None, unit(1, 0))
+    for ids, rows in (
+        (["b", "a"], [*unit(1, 0), *unit(0, 0)]),
+        (["b"], unit(1, 0, 0)),
+        (["b", "b"], [*unit(1, 0), *unit(1, 1)]),
+    ):
+        with pytest.raises(InvalidInput):
+            db.add_with_embeddings("c", ids, None, None, rows)
+    with pytest.raises(InvalidInput):
+        db.add_with_embeddings("new", ["b"], None, None, unit(0, 0))
+
+    assert db.count("c") == 1
+    assert db.get_collection("c")["version"] == 1
+    assert db.list_collections()["total"] == 1
+
+
+def test_the_first_write_fixes_the_dimension(db: VectorDB) -> None:
+    assert db.create_collection("c")["dimension"] is None
+    assert found(db, [1, 2, 3]) == []
+    db.add_with_embeddings("c", ["a"], None, None, unit(1, 0))
+
+    with pytest.raises(DimensionMismatch, match=r"embeddings\[0\]: expected 2 numbers.* got 3"):
+        db.add_with_embeddings("c", ["b"], None, None, unit(1, 0, 0))
+    with pytest.raises(DimensionMismatch, match=r"query_embeddings\[0\]: expected 2 numbers.* got 3"):
+        found(db, [1, 2, 3])
+
+
+def test_deleted_items_are_gone_from_the_next_search(db: VectorDB) -> None:
+    fill(db, 50)
+    assert len(found(db, [1, 0, 0, 0], 100)) == 50
+
+    assert db.delete_items("c", ["i00007", "i00008", "nope"]) == {"deleted": 2, "version": 2}
+    assert set(found(db, [1, 0, 0, 0], 100)) == {f"i{i:05}" for i in range(50)} - {"i00007", "i00008"}
+    with pytest.raises(CollectionNotFound):
+        db.delete_items("nope", ["a"])
+
+
+def test_pages_are_stable_and_complete(db: VectorDB) -> None:
+    fill(db, 25)
+    seen, cursor = [], None
+    while True:
+        page = db.get_items("c", limit=10, cursor=cursor, include=[])
+        seen += page["ids"]
+        db.add_with_embeddings("c", [f"a{len(seen)}"], None, None, RNG.standard_normal((1, 4)))  # sorts before
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+
+    assert seen == [f"i{i:05}" for i in range(25)]
+    with pytest.raises(InvalidInput, match="cursor"):
+        db.get_items("c", cursor="?")
+
+
+def test_an_export_is_one_snapshot(db: VectorDB) -> None:
+    rows = fill(db, 2500)
+    items = db.export_collection("c")
+    first = next(items)
+    db.delete_collection("c")
+    exported = [first, *items]
+
+    assert [item["id"] for item in exported] == [f"i{i:05}" for i in range(2500)]
+    assert np.array([item["embedding"] for item in exported]).tobytes() == rows.tobytes()
+
+
+# Collections
+
+
+def test_collections_have_a_life_of_their_own(db: VectorDB) -> None:
+    created = db.create_collection("b", 3, "ip", {"team": "x"})
+    assert created | {"created_at": None} == {
+        "name": "b", "dimension": 3, "metric": "ip", "metadata": {"team": "x"}, "count": 0, "skipped": None,
+        "version": 0, "created_at": None,
+    }  # fmt: skip
+    with pytest.raises(CollectionExists):
+        db.create_collection("b")
+    db.create_collection("a")
+    assert [c["name"] for c in db.list_collections()["collections"]] == ["a", "b"]
+    assert [c["name"] for c in db.list_collections(limit=1, offset=1)["collections"]] == ["b"]
+    assert db.update_collection("a", metadata={"k": [1]})["metadata"] == {"k": [1]}
+    with pytest.raises(CollectionExists):
+        db.update_collection("a", new_name="b")
+    db.delete_collection("a")
+    with pytest.raises(CollectionNotFound):
+        db.delete_collection("a")
+    assert db.list_collections()["total"] == 1
+
+
+def test_a_renamed_collection_keeps_its_items_and_frees_its_name(db: VectorDB) -> None:
+    fill(db, 20)
+    before = db.query_by_vector("c", unit(1, 2, 3, 4), 20)
+    assert db.update_collection("c", "d")["count"] == 20
+    db.add_with_embeddings("c", ["other"], None, None, unit(1, 0))
+
+    assert db.query_by_vector("d", unit(1, 2, 3, 4), 20) == before
+    assert found(db, [1, 0]) == ["other"]
+    db.delete_items("d", [before[0]["ids"][0]])
+    assert found(db, [1, 2, 3, 4], 20, "d") == before[0]["ids"][1:]
+
+
+def test_results_tie_break_by_id_also_at_the_last_place(db: VectorDB) -> None:
+    ids = [f"{c}{i}" for i in range(9) for c in "zAé"]
+    db.add_with_embeddings("c", ids, None, None, np.ones((27, 3)))
+    db.add_with_embeddings("c", ["best"], None, None, [[1, 1, 0.9]])
+
+    for n_results in (1, 4, 20, 28, 100):
+        assert found(db, [1, 1, 0.9], n_results) == ["best", *sorted(ids)][:n_results]
+
+
+# Other writers
+
+
+def test_rows_of_plain_sql_are_found_by_the_next_search(db: VectorDB, sql: Sql) -> None:
+    sql("INSERT INTO vector_collections (collection_name) VALUES ('c')")
+    assert found(db, [1, 0]) == []
+    sql(
+        "INSERT INTO vector_documents (id, collection_name, document, metadata, embedding) "
+        "VALUES ('a', 'c', 'text', '{\"source\": \"psql\"}', '{1,0}'), ('b', 'c', NULL, NULL, '{0,1}')"
+    )
+    assert found(db, [1, 0]) == ["a", "b"]
+    sql("UPDATE vector_documents SET embedding = '{-1,0}' WHERE id = 'a'")
+    assert found(db, [1, 0]) == ["b", "a"]
+    sql("DELETE FROM vector_documents WHERE id = 'b'")
+    assert found(db, [1, 0]) == ["a"]
+    sql("TRUNCATE vector_documents RESTART IDENTITY")
+    assert found(db, [1, 0]) == []
+    sql("INSERT INTO vector_documents (id, collection_name, embedding) VALUES ('new', 'c', '{1,0}')")
+    assert found(db, [1, 0]) == ["new"]
+    sql("DELETE FROM vector_collections; INSERT INTO vector_collections (collection_name) VALUES ('c')")
+    assert found(db, [1, 0]) == []
+    assert db.get_collection("c")["dimension"] is None
+
+
+def test_a_row_that_moves_leaves_one_collection_and_enters_the_other(db: VectorDB, sql: Sql) -> None:
+    for name in ("c", "d"):
+        db.add_with_embeddings(name, [f"{name}1", f"{name}2"], None, None, [[1, 0], [0, 1]])
+        assert len(found(db, [1, 0], name=name)) == 2
+    sql("UPDATE vector_documents SET collection_name = 'd', id = 'moved' WHERE id = 'c1'")
+
+    assert found(db, [1, 0]) == ["c2"]
+    assert found(db, [1, 0], name="d") == ["d1", "moved", "d2"]
+
+
+def test_a_savepoint_that_is_rolled_back_hides_nothing(db: VectorDB, sql: Sql) -> None:
+    db.add_with_embeddings("c", ["a"], None, None, unit(1, 0))
+    assert found(db, [1, 0]) == ["a"]
+    sql(
+        "BEGIN; SAVEPOINT s; DELETE FROM vector_documents; ROLLBACK TO SAVEPOINT s;"
+        "INSERT INTO vector_documents (id, collection_name, embedding) VALUES ('b', 'c', '{0,1}'); COMMIT"
+    )
+    assert found(db, [1, 0]) == ["a", "b"]
+
+
+def test_bad_rows_of_plain_sql_are_skipped_and_counted(db: VectorDB, sql: Sql) -> None:
+    db.add_with_embeddings("c", ["good", "later"], None, None, [[1, 0], [0, 1]])
+    assert found(db, [1, 0]) == ["good", "later"]
+    bad = ["{1,2,3}", None, "{}", "{NaN,1}", "{1,-Infinity}", "{0,0}", "{1,NULL}", "{{1,2}}"]
+    for i, embedding in enumerate(bad):
+        sql(
+            "INSERT INTO vector_documents (id, collection_name, embedding) VALUES (%s, 'c', %s)", (f"bad{i}", embedding)
+        )
+    sql("UPDATE vector_documents SET embedding = '{NaN,NaN}' WHERE id = 'later'")
+
+    assert found(db, [1, 0]) == ["good"]
+    assert db.get_collection("c") | {"created_at": None, "metadata": None} == {
+        "name": "c", "dimension": 2, "metric": "cosine", "metadata": None, "count": 10, "skipped": 9,
+        "version": 10, "created_at": None,
+    }  # fmt: skip
+    embeddings = dict(
+        zip(*(db.get_items("c", include=["embeddings"])[key] for key in ("ids", "embeddings")), strict=True)
+    )
+    assert embeddings["bad0"] is None
+    assert len(list(db.export_collection("c"))) == 10
+
+
+def test_metadata_that_only_plain_sql_can_write_is_readable(db: VectorDB, sql: Sql) -> None:
+    db.add_with_embeddings("c", ["a"], None, None, unit(1, 0))
+    sql('UPDATE vector_documents SET metadata = \'{"huge": 1e5000, "long": 123456789012345678901234567890}\'')
+
+    assert db.get_items("c")["metadatas"] == [{"huge": float("inf"), "long": 1.2345678901234568e29}]
+
+
+def test_a_reader_far_behind_reads_everything_anew(db: VectorDB, sql: Sql) -> None:
+    fill(db, 10)
+    assert len(found(db, [1, 0, 0, 0])) == 10
+    # As if 11,000 versions had passed: the tombstone is pruned by the last write.
+    sql("DELETE FROM vector_documents WHERE id = 'i00003'")
+    sql("UPDATE vector_collections SET version = 11999")
+    sql("DELETE FROM vector_documents WHERE id = 'i00004'")
+
+    assert sql("SELECT version FROM vector_tombstones") == [(12000,)]
+    assert sorted(found(db, [1, 0, 0, 0])) == [f"i{i:05}" for i in (0, 1, 2, 5, 6, 7, 8, 9)]
+
+
+def test_commits_that_a_crash_took_back_are_noticed(db: VectorDB, sql: Sql) -> None:
+    fill(db, 10)
+    assert len(found(db, [1, 0, 0, 0])) == 10
+    # As after a crash that lost commits of synchronous_commit = off: the version stands where memory has it, the rows
+    # are others. What tells is that PostgreSQL empties unlogged tables when it recovers.
+    sql("BEGIN; SET LOCAL vector.stamped = on; UPDATE vector_documents SET embedding = '{-1,0,0,0}'; COMMIT")
+    assert len({*db.query_by_vector("c", unit(1, 0, 0, 0))[0]["distances"]}) == 10
+    sql("TRUNCATE vector_incarnation")
+
+    assert db.query_by_vector("c", unit(1, 0, 0, 0))[0]["distances"] == [2.0] * 10
+    assert db.list_collections()["collections"][0]["count"] == 10
+
+
+def test_rows_deleted_past_the_triggers_are_missed_when_they_would_be_shown(db: VectorDB, sql: Sql) -> None:
+    fill(db, 10)
+    assert len(found(db, [1, 0, 0, 0])) == 10
+    sql("BEGIN; SET LOCAL vector.stamped = on; DELETE FROM vector_documents WHERE id < 'i00005'; COMMIT")
+
+    assert len(found(db, [1, 0, 0, 0])) == 5
+
+
+# Memory
+
+
+def test_the_least_recently_used_collection_makes_room(database: str) -> None:
+    with VectorDB(database, cache_max_bytes=50_000) as db:
+        for name in ("a", "b", "d"):
+            fill(db, 1000, name=name)  # 28 kB each
+        for name in ("a", "b", "a", "d"):
+            assert len(found(db, [1, 0, 0, 0], 1000, name)) == 1000
+            health = db.check_health()
+            assert health["collections_in_memory"] == 1
+            assert health["memory_bytes"] <= 50_000
+
+
+def test_a_collection_that_outgrows_the_budget_is_still_searched(database: str) -> None:
+    with VectorDB(database, cache_max_bytes=50_000) as db:
+        fill(db, 1000)
+        assert len(found(db, [1, 0, 0, 0], 5000)) == 1000
+        db.add_with_embeddings("c", [f"more{i}" for i in range(2000)], None, None, RNG.standard_normal((2000, 4)))
+
+        for _ in range(2):
+            assert len(found(db, [1, 0, 0, 0], 5000)) == 3000
+        assert db.check_health()["memory_bytes"] <= 50_000
+
+
+# Connections
+
+
+def test_searches_and_writes_of_many_threads_agree(db: VectorDB) -> None:
+    fill(db, 200)
+
+    def work(thread: int) -> None:
+        for step in range(25):
+            id_ = f"t{thread}-{step}"
+            db.add_with_embeddings("c", [id_], None, None, unit(1, thread, step, 1))
+            assert found(db, [1, thread, step, 1], 1) == [id_]
+            if step % 3 == 0:
+                db.delete_items("c", [id_])
+                assert id_ not in found(db, [1, thread, step, 1], 5)
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(work, range(8)))
+    assert db.count("c") == 200 + 8 * 16
+    assert len(found(db, [1, 0, 0, 0], 1000)) == 200 + 8 * 16
+
+
+def test_a_wait_for_a_connection_is_bounded(database: str) -> None:
+    with VectorDB(database, pool_size=1, pool_timeout_s=0.2) as db:
+        fill(db, 5)
+        export = db.export_collection("c")
+        next(export)
+        begin = time.monotonic()
+        with pytest.raises(PoolExhausted):
+            db.count("c")
+        assert 0.15 < time.monotonic() - begin < 2
+        assert db.check_health()["database"]
+        export.close()
+        assert db.count("c") == 5
+
+
+def test_connections_that_the_server_has_cut_are_replaced(db: VectorDB, sql: Sql) -> None:
+    fill(db, 5)
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda _: db.count("c"), range(20)))
+    sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'pgvector-service'")
+
+    assert len(found(db, [1, 0, 0, 0])) == 5
+    db.add_with_embeddings("c", ["x"], None, None, unit(1, 0, 0, 0))
+    assert found(db, [1, 0, 0, 0], 1) == ["x"]
+
+
+def test_nothing_is_left_behind_by_errors(db: VectorDB, sql: Sql) -> None:
+    fill(db, 5)
+    for _ in range(30):
+        with pytest.raises(DimensionMismatch):
+            db.add_with_embeddings("c", ["x"], None, None, unit(1, 2))
+        with pytest.raises(CollectionNotFound):
+            found(db, [1], name="nope")
+
+    states = sql("SELECT state, count(*) FROM pg_stat_activity WHERE application_name = 'pgvector-service' GROUP BY 1")
+    assert len(states) == 1
+    assert states[0][0] == "idle"
+    assert states[0][1] <= 2
+
+
+def test_writers_that_deadlock_try_again(db: VectorDB, database: str) -> None:
+    for name in ("c", "d"):
+        db.add_with_embeddings(name, ["a"], None, None, unit(1, 0))
+    other = psycopg2.connect(database)
+    with other.cursor() as cursor:
+        cursor.execute("SET deadlock_timeout = '10s'")  # so that the service is the one to be undone
+        cursor.execute("BEGIN; SELECT 1 FROM vector_documents WHERE id = 'a' AND collection_name = 'c' FOR UPDATE")
+        writer = threading.Thread(target=db.add_with_embeddings, args=("c", ["a"], None, None, unit(0, 1)))
+        writer.start()
+        time.sleep(0.3)  # it holds the collection's row now and waits for the document's
+        cursor.execute("SELECT vector_bump('c')")
+        other.commit()
+    writer.join(20)
+    other.close()
+
+    assert not writer.is_alive()
+    assert found(db, [0, 1], 1) == ["a"]
+    assert db.query_by_vector("c", unit(0, 1))[0]["distances"] == [0.0]
+
+
+def test_without_a_server_the_error_says_so() -> None:
+    with pytest.raises(DatabaseUnavailable):
+        VectorDB("postgresql://postgres@127.0.0.1:1/postgres").open()
+    with pytest.raises(DatabaseUnavailable):
+        VectorDB("postgresql://postgres@127.0.0.1:1/postgres").count("c")
+
+
+# Schema
+
+
+def test_eight_processes_may_open_an_empty_database_at_once(make_database: Callable[..., str]) -> None:
+    database = make_database("template1")
+    dbs = [VectorDB(database) for _ in range(8)]
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(VectorDB.open, dbs))
+    fill(dbs[0], 3)
+    for db in dbs:
+        assert db.count("c") == 3
+        db.close()
+
+
+def test_applying_the_schema_again_changes_nothing(db: VectorDB, database: str, sql: Sql) -> None:
+    fill(db, 20)
+    before = db.query_by_vector("c", unit(1, 2, 3, 4))
+    sql("COMMENT ON TABLE vector_collections IS 'of another release'")
+    with VectorDB(database) as again:
+        assert again.query_by_vector("c", unit(1, 2, 3, 4)) == before
+        assert again.get_collection("c")["version"] == 1
+
+
+def test_tables_of_the_crash_course_are_taken_over(make_database: Callable[..., str]) -> None:
+    database = make_database("template1")
+    connection = psycopg2.connect(database)
+    with connection, connection.cursor() as cursor:
+        cursor.execute("""
+            CREATE TABLE vector_collections (
+                collection_name TEXT PRIMARY KEY, created_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP);
+            CREATE TABLE vector_documents (
+                id TEXT PRIMARY KEY, collection_name TEXT REFERENCES vector_collections(collection_name),
+                document TEXT, metadata JSONB, embedding REAL[], created_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP);
+            CREATE INDEX idx_vector_documents_collection ON vector_documents (collection_name);
+            INSERT INTO vector_collections VALUES ('research_papers', '2025-01-03 10:30:00');
+            INSERT INTO vector_documents (id, collection_name, document, metadata, embedding)
+            SELECT 'doc_' || i, 'research_papers', 'text', '{"source": "arxiv"}', ARRAY[i, 1, 2]
+            FROM generate_series(1, 9) i;
+        """)
+    connection.close()
+    with VectorDB(database) as db:
+        collection = db.get_collection("research_papers")
+        assert (collection["count"], collection["dimension"], collection["created_at"].year) == (9, 3, 2025)
+        assert found(db, [9, 1, 2], 1, "research_papers") == ["doc_9"]
+        db.add_with_embeddings("research_papers", ["doc_9"], None, None, unit(0, 1, 0))
+        assert db.count("research_papers") == 9
