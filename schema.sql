@@ -98,8 +98,8 @@ CREATE OR REPLACE FUNCTION vector_stamp() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'UPDATE' AND (OLD.collection_name, OLD.key) IS DISTINCT FROM (NEW.collection_name, NEW.key) THEN
         INSERT INTO vector_tombstones (collection_name, version, key)
-        SELECT OLD.collection_name, bumped, OLD.key FROM vector_bump(OLD.collection_name) AS bumped
-        WHERE bumped IS NOT NULL;
+        SELECT collection_name, vector_bump(collection_name), OLD.key
+        FROM vector_collections WHERE collection_name = OLD.collection_name;
     END IF;
     NEW.version := coalesce(vector_bump(NEW.collection_name, nullif(cardinality(NEW.embedding), 0)), 0);
     RETURN NEW;
@@ -107,13 +107,14 @@ END $$;
 
 CREATE OR REPLACE FUNCTION vector_bury() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
+    -- A collection that is being dropped or renamed takes its documents along and needs no tombstones.
     INSERT INTO vector_tombstones (collection_name, version, key)
     SELECT collection_name, bumped, key
     FROM deleted JOIN (
         SELECT collection_name, vector_bump(collection_name) AS bumped
-        FROM (SELECT DISTINCT collection_name FROM deleted ORDER BY collection_name) AS touched
-    ) AS versions USING (collection_name)
-    WHERE bumped IS NOT NULL;
+        FROM vector_collections WHERE collection_name IN (SELECT collection_name FROM deleted)
+        ORDER BY collection_name
+    ) AS versions USING (collection_name);
     RETURN NULL;
 END $$;
 

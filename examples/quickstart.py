@@ -3,8 +3,8 @@
     python examples/quickstart.py           asks the service at http://127.0.0.1:8000, or at --url
     python examples/quickstart.py --fresh   starts a service of its own, and removes it again
 
-The embeddings were made with all-MiniLM-L6-v2 (examples/embed.py); no model is needed here. The collection
-"quickstart" is deleted at the end.
+The embeddings were made with all-MiniLM-L6-v2 (examples/embed.py); no model is needed here. The
+collection "quickstart" stays, for you to go on with.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def call(method: str, url: str, body: dict[str, Any] | None = None) -> Any:
 
 
 def run(url: str) -> None:
-    """Store the sentences, search, print what was found, delete the collection."""
+    """Store the sentences, search, print what was found."""
     texts = json.loads((HERE / "sentences.json").read_bytes())
     sentences, queries = texts["sentences"], [query["text"] for query in texts["queries"]]
     with np.load(HERE / "minilm_sentences.npz") as vectors:
@@ -72,7 +72,6 @@ def run(url: str) -> None:
     results = call("POST", f"{url}/search/vector/batch", searches)["results"]
     agree = sum(hits["ids"] == [first] for hits, first in zip(results, best, strict=True))
     print(f"\nThe {len(queries)} queries again, in one request: {agree} of {len(queries)} best sentences are the same.")
-    call("DELETE", f"{url}/collections/{COLLECTION}")
 
 
 @contextmanager
@@ -83,10 +82,12 @@ def fresh_service() -> Iterator[str]:
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryDirectory() as folder:
+        # Started in the new folder, so that no .env of yours leads it to another database.
         environment = {**os.environ, "DATA_DIR": folder, "API_HOST": "127.0.0.1", "LOG_LEVEL": "WARNING"}
+        environment["PYTHONPATH"] = str(HERE.parent)
         environment.pop("DATABASE_URL", None)
         command = [sys.executable, "-m", "pgvector_cli", "serve", "--port", str(port)]
-        service = subprocess.Popen(command, cwd=HERE.parent, env=environment, stdout=subprocess.DEVNULL)
+        service = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
         try:
             deadline = time.monotonic() + START_TIMEOUT_S
             while not is_healthy(url):

@@ -54,7 +54,7 @@ class Probe:
         return {**self._answer, "database": fresh and self._answer["database"]}
 
     def _run(self) -> None:
-        opened = False
+        opened, said = False, ""
         while not self._stop.is_set():
             try:
                 if not opened:
@@ -62,8 +62,11 @@ class Probe:
                     opened = True
                 self._answer = self._database.check_health()
                 self._asked = time.monotonic()
+                said = ""
             except VectorDBError as error:
-                log.warning("the database is not ready: %s %s", error, error.__cause__ or "")
+                if said != str(error):
+                    log.warning("the database is not ready: %s %s", error, error.__cause__ or "")
+                said = str(error)
             except Exception:
                 log.exception("the health probe failed")
             self._stop.wait(INTERVAL_S)

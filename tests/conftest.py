@@ -15,6 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
 import httpx
+import psutil
 import psycopg2
 import pytest
 from fastapi.testclient import TestClient
@@ -103,6 +104,25 @@ def client(database: str) -> Iterator[TestClient]:
         yield client
 
 
+@pytest.fixture
+def data_dir() -> Iterator[Path]:
+    """An empty folder for an embedded PostgreSQL; its server is gone when the test has ended."""
+    folder = Path(tempfile.mkdtemp(prefix="pgvector-data-"))
+    yield folder
+    for process in postgres_processes(folder):
+        process.kill()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def postgres_processes(data_dir: Path) -> list[psutil.Process]:
+    """The server in `data_dir` and its children; empty when it does not run."""
+    try:
+        postmaster = psutil.Process(int((data_dir / "postgres" / "postmaster.pid").read_text().split("\n", 1)[0]))
+        return [postmaster, *postmaster.children(recursive=True)]
+    except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
+        return []
+
+
 @contextmanager
 def running_app(settings: Settings) -> Iterator[TestClient]:
     """The application with these settings, once it is ready."""
@@ -112,16 +132,17 @@ def running_app(settings: Settings) -> Iterator[TestClient]:
 
 
 class Service:
-    """`pgvector-api serve` as a process of its own."""
+    """`pgvector-api serve` as a process of its own; `prelude` is Python that runs in it first."""
 
-    def __init__(self, *options: str, cwd: Path = ROOT, python: str = sys.executable, **variables: str) -> None:
+    def __init__(self, *options: str, prelude: str = "", **variables: str) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.output = tempfile.TemporaryFile("w+")  # noqa: SIM115
         environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+        command = ["-c", f"{prelude}\nimport pgvector_cli\npgvector_cli.main()"] if prelude else ["-m", "pgvector_cli"]
         self.process = subprocess.Popen(
-            [python, "-m", "pgvector_cli", "serve", "--port", str(self.port), *options],
-            cwd=cwd,
+            [sys.executable, *command, "serve", "--port", str(self.port), *options],
+            cwd=ROOT,
             env={**environment, **variables},
             stdout=self.output,
             stderr=subprocess.STDOUT,

@@ -1,0 +1,169 @@
+"""After each acknowledged write, every worker's next search equals a recomputation from the database."""
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from conftest import Service
+
+WIDTH = 3
+Sql = Callable[..., list[tuple[Any, ...]]]
+
+
+class History:
+    """Random writes, by two workers and by somebody with psql, and a look at every worker's memory after each."""
+
+    def __init__(self, workers: list[Service], sql: Sql, seed: int) -> None:
+        self.workers, self.sql, self.rng = workers, sql, np.random.default_rng(seed)
+        self.comparisons = 0
+
+    def run(self, steps: int) -> None:
+        """Check after each of `steps` random writes; AssertionError names the writes so far."""
+        self.sql("INSERT INTO vector_collections (collection_name) VALUES ('c'), ('other') ON CONFLICT DO NOTHING")
+        writes: list[Callable[[], object]] = [self.post, self.post, self.remove, self.insert, self.insert, self.update]
+        writes += [self.delete, self.several, self.roll_back, self.move, self.rename, self.truncate, self.recreate]
+        done: list[str] = []
+        for _ in range(steps):
+            write = writes[self.rng.integers(len(writes))]
+            write()
+            done.append(write.__name__)
+            for worker in self.workers:
+                self.check(worker, done)
+
+    def check(self, worker: Service, done: list[str]) -> None:
+        query = self.vectors(1)[0]
+        body = {"collection_name": "c", "query_embedding": query, "n_results": 1000}
+        response = worker.client.post("/search/vector", json=body)
+        assert response.status_code == 200, response.text
+        found = list(zip(response.json()["distances"], response.json()["ids"], strict=True))
+        rows = self.sql("SELECT id, embedding FROM vector_documents WHERE collection_name = 'c'")
+        expected = []
+        for id_, embedding in rows:
+            cosine = np.dot(embedding, query) / (np.linalg.norm(embedding) * np.linalg.norm(query))
+            expected.append((round(1 - cosine, 12), id_))
+        assert [id_ for _, id_ in found] == [id_ for _, id_ in sorted(expected)], done
+        np.testing.assert_allclose([d for d, _ in found], [d for d, _ in sorted(expected)], atol=3e-12)
+        self.comparisons += 1
+
+    # Small integers: sums are exact, so the order of the ranking is not a matter of rounding.
+
+    def vectors(self, count: int) -> list[list[float]]:
+        return [[float(x) for x in row] for row in self.rng.integers(1, 6, (count, WIDTH))]
+
+    def ids(self, count: int) -> list[str]:
+        return [f"id{i}" for i in self.rng.choice(40, count, replace=False)]
+
+    def worker(self) -> Service:
+        return self.workers[self.rng.integers(len(self.workers))]
+
+    def post(self) -> None:
+        ids = self.ids(int(self.rng.integers(1, 12)))
+        body = {"collection_name": "c", "ids": ids, "embeddings": self.vectors(len(ids))}
+        assert self.worker().client.post("/items", json=body).status_code == 201
+
+    def remove(self) -> None:
+        body = {"collection_name": "c", "ids": self.ids(4)}
+        assert self.worker().client.post("/items/delete", json=body).status_code == 200
+
+    def insert(self) -> None:
+        for id_, vector in zip(self.ids(3), self.vectors(3), strict=True):
+            self.sql(
+                "INSERT INTO vector_documents (id, collection_name, embedding) VALUES (%s, 'c', %s)"
+                "ON CONFLICT (collection_name, id) DO UPDATE SET embedding = excluded.embedding",
+                (id_, vector),
+            )
+
+    def update(self) -> None:
+        self.sql("UPDATE vector_documents SET embedding = %s WHERE id = ANY(%s)", (*self.vectors(1), self.ids(9)))
+
+    def delete(self) -> None:
+        self.sql("DELETE FROM vector_documents WHERE id = ANY(%s)", (self.ids(5),))
+
+    def several(self) -> None:
+        self.sql(
+            "BEGIN; DELETE FROM vector_documents WHERE id = ANY(%s); SAVEPOINT s;"
+            "UPDATE vector_documents SET embedding = %s; ROLLBACK TO s;"
+            "INSERT INTO vector_documents (id, collection_name, embedding) VALUES (%s, 'c', %s) ON CONFLICT DO NOTHING;"
+            "COMMIT",
+            (self.ids(2), *self.vectors(1), *self.ids(1), *self.vectors(1)),
+        )
+
+    def roll_back(self) -> None:
+        self.sql("BEGIN; DELETE FROM vector_documents; ROLLBACK")
+
+    def move(self) -> None:
+        self.sql(
+            "BEGIN; DELETE FROM vector_documents WHERE collection_name = 'other';"
+            "UPDATE vector_documents SET collection_name = 'other' WHERE id = ANY(%s); COMMIT",
+            (self.ids(3),),
+        )
+
+    def rename(self) -> None:
+        self.sql(
+            "UPDATE vector_collections SET collection_name = 'x' WHERE collection_name = 'c';"
+            "UPDATE vector_collections SET collection_name = 'c' WHERE collection_name = 'other';"
+            "UPDATE vector_collections SET collection_name = 'other' WHERE collection_name = 'x'"
+        )
+
+    def truncate(self) -> None:
+        if self.rng.random() < 0.3:
+            self.sql("TRUNCATE vector_documents")
+
+    def recreate(self) -> None:
+        if self.rng.random() < 0.3:
+            # As many versions as before, and other rows: only the epoch tells.
+            ((version,),) = self.sql("SELECT version FROM vector_collections WHERE collection_name = 'c'")
+            self.worker().client.delete("/collections/c")
+            self.sql("INSERT INTO vector_collections (collection_name) VALUES ('c')")
+            self.insert()
+            self.sql(
+                "UPDATE vector_collections SET version = greatest(version, %s) WHERE collection_name = 'c'", (version,)
+            )
+
+
+def test_every_worker_sees_every_write_at_once(database: str, sql: Sql) -> None:
+    with Service(DATABASE_URL=database) as first, Service(DATABASE_URL=database) as second:
+        history = History([first, second], sql, seed=1)
+        history.run(250)
+        assert history.comparisons == 500
+
+
+FAULTS = {
+    "the version is not checked": "cache._equals = lambda loaded, _: loaded is not None",
+    "the epoch is not checked": """
+cache._equals = lambda loaded, now: loaded is not None and loaded.version == now.version
+cache.Collection.is_later = lambda self, version, history: version < self.version""",
+    "deletions are not applied": "matrix.Matrix.without = lambda self, keys: self",
+    "the service does not stamp its rows": """
+from pgvector_service import queries
+queries._STATEMENTS["upsert"] = queries.upsert.replace("version = excluded.version,", "")""",
+    "the tombstones of the next version are overlooked": """
+from pgvector_service import queries
+queries._STATEMENTS["tombstones_since"] = queries.tombstones_since.replace("> %(version)s", "> %(version)s + 1")""",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_noticed(fault: str, database: str, sql: Sql) -> None:
+    prelude = "from pgvector_service import cache, matrix\n" + FAULTS[fault]
+    with (
+        Service(prelude=prelude, DATABASE_URL=database) as first,
+        Service(prelude=prelude, DATABASE_URL=database) as second,
+        pytest.raises(AssertionError),
+    ):
+        History([first, second], sql, seed=1).run(250)
+
+
+def test_two_workers_on_one_port_agree(database: str) -> None:
+    with Service("--workers", "2", DATABASE_URL=database) as service:
+        for step in range(40):
+            body: dict[str, Any] = {"collection_name": "c", "ids": [f"id{step}"], "embeddings": [[1.0, step + 1.0]]}
+            assert service.client.post("/items", json=body).status_code == 201
+            query = {"collection_name": "c", "query_embedding": [1.0, step + 1.0], "n_results": 1}
+            for _ in range(3):
+                # A new connection goes to whichever worker takes it.
+                response = httpx.post(f"{service.url}/search/vector", json=query, timeout=30)
+                assert response.json()["ids"] == [f"id{step}"]
