@@ -78,17 +78,18 @@ class _AnyId(Convertor[str]):
 register_url_convertor("any", _AnyId())
 
 
-def _db(request: Request) -> VectorDB:
+# async: FastAPI sends plain functions to a thread, which costs 0.3 ms each.
+async def _db(request: Request) -> VectorDB:
     db: VectorDB = request.app.state.db
     return db
 
 
-def _settings(request: Request) -> Settings:
+async def _settings(request: Request) -> Settings:
     settings: Settings = request.app.state.settings
     return settings
 
 
-def _probe(request: Request) -> Probe:
+async def _probe(request: Request) -> Probe:
     probe: Probe = request.app.state.probe
     return probe
 

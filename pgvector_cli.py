@@ -16,6 +16,7 @@ from pgvector_service.settings import Settings, SettingsError
 
 # Requests in flight when the service is told to stop; statements are bounded by STATEMENT_TIMEOUT_S in any case.
 GRACEFUL_SHUTDOWN_S = 10
+KEEP_ALIVE_S = 75
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -57,6 +58,8 @@ def serve(settings: Settings) -> None:
             workers=settings.web_concurrency,
             timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_S,
             timeout_worker_healthcheck=30,
+            # uvicorn's 5 s are shorter than the pauses of many clients, who then write into a closed connection.
+            timeout_keep_alive=KEEP_ALIVE_S,
             log_config=None,
             access_log=False,
             server_header=False,

@@ -222,6 +222,8 @@ class VectorDB:
             cur.execute(queries.update_collection, {"name": name, "new_name": new_name, "metadata": text})
             if not cur.rowcount:
                 raise CollectionNotFound
+        if new_name is not None:
+            self._cache.forget(name)
         return self.get_collection(new_name or name)
 
     @_retried
@@ -391,10 +393,10 @@ class VectorDB:
     # Shared by the above
 
     @contextmanager
-    def _transaction(self, begin: str) -> Iterator[cursor]:
+    def _transaction(self, begin: str, first: str = "", **parameters: object) -> Iterator[cursor]:
         if self._pool is None:
             raise DatabaseUnavailable
-        with self._pool.transaction(begin) as cur:
+        with self._pool.transaction(begin, first, parameters) as cur:
             yield cur
 
     @contextmanager
@@ -402,8 +404,7 @@ class VectorDB:
         """A cursor in a read-only snapshot, the collection in it, and a time before it was taken."""
         check_collection_name("collection_name", name)
         since = time.monotonic()
-        with self._transaction(queries.begin_read) as cur:
-            cur.execute(queries.collection, {"name": name})
+        with self._transaction(queries.begin_read, queries.collection, name=name) as cur:
             row = cur.fetchone()
             if row is None:
                 self._cache.forget(name)

@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 import psycopg2
@@ -67,14 +67,17 @@ class ConnectionPool:
         self._watchdog.join()
 
     @contextmanager
-    def transaction(self, begin: str) -> Iterator[cursor]:
+    def transaction(
+        self, begin: str, first: str = "", parameters: Mapping[str, object] | None = None
+    ) -> Iterator[cursor]:
         """A cursor in a transaction that `begin` (queries.begin_read or begin_write) starts.
 
-        It commits at the end and is undone by any exception. Raises the errors of `translated`, and CommitUnknown when
-        the connection breaks while a write is being committed.
+        The statement `first` travels with it: a round trip costs 20 to 80 us. The transaction commits at the end and is
+        undone by any exception. Raises the errors of `translated`, and CommitUnknown when the connection breaks while a
+        write is being committed.
         """
         with self.connection() as conn, conn.cursor() as cur:
-            cur.execute(begin, {"statement_timeout_ms": self._statement_timeout_ms})
+            cur.execute(begin + first, {"statement_timeout_ms": self._statement_timeout_ms, **(parameters or {})})
             yield cur
             try:
                 cur.execute("COMMIT")
