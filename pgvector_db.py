@@ -13,7 +13,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar, get_args
@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike
 from psycopg2.extensions import cursor
 
 from pgvector_service import queries
-from pgvector_service.cache import Cache, Collection, Loading, Nameless, Superseded
+from pgvector_service.cache import Cache, Collection, Loading, Superseded
 from pgvector_service.codec import Keys, RowReader, Rows, encode_items
 from pgvector_service.errors import (
     CollectionExists,
@@ -74,8 +74,6 @@ def _retried(method: Callable[Concatenate["VectorDB", P], T]) -> Callable[Concat
                 if not loading.done.acquire(timeout=max(0.0, deadline - time.monotonic())):
                     raise DatabaseBusy("The collection is being read into memory. Try again later.") from None
                 loading.done.release()
-            except Nameless:
-                self._name_incarnation()
             except Unavailable as error:
                 tries -= 1
                 if not error.undone or not tries:
@@ -130,6 +128,7 @@ class VectorDB:
         except BaseException:
             pool.close()
             raise
+        pool.greeting = queries.name_incarnation
         self._probe = ConnectionPool(self._dsn, 1, 0.0, PROBE_TIMEOUT_S)
         self._pool = pool
 
@@ -360,6 +359,7 @@ class VectorDB:
         Ranks, texts and metadata come from one snapshot, which holds all that was committed before. Raises
         CollectionNotFound, InvalidInput and DimensionMismatch.
         """
+        check_collection_name("collection_name", name)
         queries_ = checked_matrix("query_embeddings", query_embeddings)
         if n_results < 1:
             raise InvalidInput("n_results", "must be 1 or more.")
@@ -367,12 +367,39 @@ class VectorDB:
 
     @_retried
     def _query(self, name: str, embeddings: Rows, n_results: int, include: Sequence[str]) -> list[dict[str, Any]]:
+        answers = None if "embeddings" in include else self._query_memory(name, embeddings, n_results, include)
+        return self._query_snapshot(name, embeddings, n_results, include) if answers is None else answers
+
+    def _query_memory(
+        self, name: str, embeddings: Rows, n_results: int, include: Sequence[str]
+    ) -> list[dict[str, Any]] | None:
+        """The usual search: memory is up to date, and still is when texts and metadata are read.
+
+        Two statements and no transaction, so no connection is held while the rows are ranked. None when the collection
+        is not in memory in its latest version, has moved on meanwhile, or several rows compete for the last place.
+        """
+        found = self._open_pool.fetch(queries.collection, {"name": name})
+        collection = self._found(name, found)
+        matrix = self._cache.current(collection)
+        if matrix is None:
+            return None
+        top = _top(collection, embeddings, n_results)
+        for block in matrix.blocks:
+            top.offer(block)
+        hits = [top.hits(i) for i in range(len(embeddings))]
+        if any(len(keys) > n_results for keys, _ in hits):
+            return None
+        keys = _all_keys(hits)
+        state = {"name": name, "version": collection.version, "epoch": collection.epoch, "keys": keys}
+        rows = self._open_pool.fetch(queries.items_by_key_if_unchanged, state)
+        return _answers(rows, {}, hits, collection.metric, include) if len(rows) >= max(1, len(keys)) else None
+
+    def _query_snapshot(
+        self, name: str, embeddings: Rows, n_results: int, include: Sequence[str]
+    ) -> list[dict[str, Any]]:
+        """A search of any kind, within one snapshot; brings memory up to date first."""
         with self._snapshot(name) as (cur, collection, since):
-            if collection.dimension not in (None, embeddings.shape[1]):
-                raise DimensionMismatch("query_embeddings[0]", collection.dimension, embeddings.shape[1])
-            if collection.metric == "cosine":
-                refuse_zeros("query_embeddings", embeddings)
-            top = TopK(embeddings, n_results, collection.metric)
+            top = _top(collection, embeddings, n_results)
             matrix = self._cache.matrix(cur, collection, since)
             if matrix is None:
                 self._cache.stream(cur, collection, top.offer)
@@ -380,24 +407,26 @@ class VectorDB:
                 for block in matrix.blocks:
                     top.offer(block)
             hits = [_cut(cur, *top.hits(i), n_results) for i in range(len(embeddings))]
-            keys = sorted({key for keys, _ in hits for key in keys.tolist()})
+            keys = _all_keys(hits)
             cur.execute(queries.items_by_key, {"keys": keys})
-            rows = {row[0]: row for row in cur.fetchall()}
+            rows = cur.fetchall()
             if len(rows) < len(keys):
                 # Somebody has deleted rows past the triggers. Memory is wrong, so read it anew.
                 self._cache.forget(name)
                 raise Superseded
             vectors = self._embeddings(cur, collection, keys) if "embeddings" in include else {}
-        return [_answer(rows, vectors, *found, collection.metric, include) for found in hits]
+        return _answers(rows, vectors, hits, collection.metric, include)
 
     # Shared by the above
 
-    @contextmanager
-    def _transaction(self, begin: str, first: str = "", **parameters: object) -> Iterator[cursor]:
+    @property
+    def _open_pool(self) -> ConnectionPool:
         if self._pool is None:
             raise DatabaseUnavailable
-        with self._pool.transaction(begin, first, parameters) as cur:
-            yield cur
+        return self._pool
+
+    def _transaction(self, begin: str, first: str = "", **parameters: object) -> AbstractContextManager[cursor]:
+        return self._open_pool.transaction(begin, first, parameters)
 
     @contextmanager
     def _snapshot(self, name: str) -> Iterator[tuple[cursor, Collection, float]]:
@@ -405,29 +434,28 @@ class VectorDB:
         check_collection_name("collection_name", name)
         since = time.monotonic()
         with self._transaction(queries.begin_read, queries.collection, name=name) as cur:
-            row = cur.fetchone()
-            if row is None:
-                self._cache.forget(name)
-                raise CollectionNotFound
-            yield cur, Collection(*row), since
+            yield cur, self._found(name, cur.fetchall()), since
 
-    def _name_incarnation(self) -> None:
-        with self._transaction(queries.begin_write) as cur:
-            cur.execute(queries.name_incarnation)
+    def _found(self, name: str, rows: Sequence[tuple[Any, ...]]) -> Collection:
+        """The collection in the rows of the statement `collection`."""
+        if not rows:
+            self._cache.forget(name)
+            raise CollectionNotFound
+        return Collection(*rows[0])
 
     def _still_alive(self, cur: cursor) -> None:
         if self._pool:
             self._pool.still_alive(cur.connection)
 
     def _describe(self, collection: Collection, count: int) -> dict[str, Any]:
-        in_memory = self._cache.count(collection)
+        matrix = self._cache.current(collection)
         return {
             "name": collection.name,
             "dimension": collection.dimension,
             "metric": collection.metric,
             "metadata": collection.metadata,
             "count": count,
-            "skipped": None if in_memory is None else count - in_memory,
+            "skipped": None if matrix is None else count - matrix.count,
             "version": collection.version,
             "created_at": collection.created_at.astimezone(UTC),
         }
@@ -501,27 +529,42 @@ def _cut(cur: cursor, keys: Keys, distances: Floats, k: int) -> tuple[Keys, Floa
     return keys[:k], distances[:k]
 
 
-def _answer(
-    rows: Mapping[int, tuple[Any, ...]],
+def _top(collection: Collection, embeddings: Rows, n_results: int) -> TopK:
+    """An empty ranking for queries that suit the collection."""
+    if collection.dimension not in (None, embeddings.shape[1]):
+        raise DimensionMismatch("query_embeddings[0]", collection.dimension, embeddings.shape[1])
+    if collection.metric == "cosine":
+        refuse_zeros("query_embeddings", embeddings)
+    return TopK(embeddings, n_results, collection.metric)
+
+
+def _all_keys(hits: Sequence[tuple[Keys, Floats]]) -> list[int]:
+    return sorted({key for keys, _ in hits for key in keys.tolist()})
+
+
+def _answers(
+    rows: Sequence[tuple[Any, ...]],
     vectors: Mapping[int, Rows],
-    keys: Keys,
-    distances: Floats,
+    hits: Sequence[tuple[Keys, Floats]],
     metric: Metric,
     include: Sequence[str],
-) -> dict[str, Any]:
-    """One result: what was found, nearest first and then by id, as lists."""
-    ranked = sorted(
-        zip(distances.tolist(), (rows[key] for key in keys.tolist()), strict=True), key=lambda hit: (hit[0], hit[1][1])
-    )
-    columns: dict[str, Any] = {
-        "ids": [row[1] for _, row in ranked],
-        "documents": [row[2] for _, row in ranked],
-        "metadatas": [row[3] for _, row in ranked],
-        "embeddings": [vectors.get(row[0]) for _, row in ranked],
-        "distances": [distance for distance, _ in ranked],
-        "similarities": similarities(distances, metric).tolist(),
-    }
-    return {name: column for name, column in columns.items() if name not in FIELDS or name in include}
+) -> list[dict[str, Any]]:
+    """For each query what was found, nearest first and then by id, as lists."""
+    by_key = {row[0]: row for row in rows}
+    answers = []
+    for keys, distances in hits:
+        found = zip(distances.tolist(), map(by_key.__getitem__, keys.tolist()), strict=True)
+        ranked = [row for _, row in sorted(found, key=lambda hit: (hit[0], hit[1][1]))]
+        columns: dict[str, Any] = {
+            "ids": [row[1] for row in ranked],
+            "documents": [row[2] for row in ranked],
+            "metadatas": [row[3] for row in ranked],
+            "embeddings": [vectors.get(row[0]) for row in ranked],
+            "distances": distances.tolist(),
+            "similarities": similarities(distances, metric).tolist(),
+        }
+        answers.append({name: column for name, column in columns.items() if name not in FIELDS or name in include})
+    return answers
 
 
 def _value(cur: cursor) -> Any:

@@ -1,6 +1,6 @@
 """Which collections are in memory, kept equal to the database and within a budget of bytes.
 
-Every search looks at its collection's row (history, version) in its own snapshot. When memory holds another version,
+Every search looks at its collection's row (epoch, version) in its own snapshot. When memory holds another version,
 what happened in between is read in that same snapshot and a new matrix is published in one step; a matrix is never
 changed. Whoever comes while a collection is being read waits without holding a connection.
 """
@@ -29,23 +29,19 @@ class Collection:
     name: str
     dimension: int | None
     metric: Metric
+    version: int
+    epoch: str
+    tombstone_floor: int
     metadata: dict[str, Any]
     created_at: datetime
-    version: int
-    tombstone_floor: int
-    history: str | None
 
-    def is_later(self, version: int, history: str | None) -> bool:
+    def is_later(self, version: int, epoch: str) -> bool:
         """Whether the rows changed since `version` tell all that happened since."""
-        return self.history == history and self.tombstone_floor <= version < self.version
+        return self.epoch == epoch and self.tombstone_floor <= version < self.version
 
 
 class Superseded(Exception):
     """Memory is ahead of the snapshot; another snapshot will do."""
-
-
-class Nameless(Exception):
-    """The database has recovered from a crash, and nothing in memory counts until vector_incarnation has a new name."""
 
 
 class Loading(Exception):
@@ -57,7 +53,7 @@ class Loading(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
-    history: str | None
+    epoch: str
     version: int
     matrix: Matrix
     at: float  # time.monotonic() after the snapshot that it was read from was taken
@@ -109,21 +105,21 @@ class Cache:
             entry = self._entries.get(name)
             return entry is not None and entry.loaded is not None
 
-    def count(self, collection: Collection) -> int | None:
-        """The rows of `collection` in memory, or None when this version of it is not."""
+    def current(self, collection: Collection) -> Matrix | None:
+        """The rows of `collection`, if memory holds just this version."""
         with self._lock:
             entry = self._entries.get(collection.name)
-        loaded = entry.loaded if entry else None
-        return loaded.matrix.count if loaded and _equals(loaded, collection) else None
+            if entry is None or not _equals(entry.loaded, collection):
+                return None
+            self._entries.move_to_end(collection.name)
+        return entry.loaded.matrix if entry.loaded else None
 
     def matrix(self, cur: cursor, collection: Collection, since: float) -> Matrix | None:
         """The rows of `collection` as the transaction of `cur` sees them, or None when they exceed the budget.
 
-        `since` is a time (time.monotonic) before the transaction took its snapshot. Raises Superseded, Loading or
-        Nameless: end the transaction and begin another one, in the second case when `done` can be had.
+        `since` is a time (time.monotonic) before the transaction took its snapshot. Raises Superseded or Loading: end
+        the transaction and begin another one, in the second case when `done` can be had.
         """
-        if collection.history is None:
-            raise Nameless
         with self._lock:
             entry = self._entries.setdefault(collection.name, _Entry())
             self._entries.move_to_end(collection.name)
@@ -149,7 +145,7 @@ class Cache:
     def _read(self, cur: cursor, collection: Collection, entry: _Entry) -> _Loaded | None:
         """Bring `entry` to the version of `collection` and publish the result."""
         before, at = entry.loaded, time.monotonic()
-        if before and collection.is_later(before.version, before.history):
+        if before and collection.is_later(before.version, before.epoch):
             matrix = self._with_changes(cur, collection, before)
         else:
             entry.loaded = None
@@ -162,7 +158,7 @@ class Cache:
             builder = Builder()
             self.stream(cur, collection, builder.add)
             matrix = builder.matrix()
-        entry.loaded = loaded = _Loaded(collection.history, collection.version, matrix, at)
+        entry.loaded = loaded = _Loaded(collection.epoch, collection.version, matrix, at)
         self._make_room()
         return loaded
 
@@ -208,7 +204,7 @@ class Cache:
 
 
 def _equals(loaded: _Loaded | None, collection: Collection) -> bool:
-    return loaded is not None and (loaded.history, loaded.version) == (collection.history, collection.version)
+    return loaded is not None and (loaded.epoch, loaded.version) == (collection.epoch, collection.version)
 
 
 def _row(cur: cursor) -> tuple[Any, ...]:

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import psycopg2
 import psycopg2.extras
@@ -44,8 +45,11 @@ class ConnectionPool:
     """At most `size` connections to `dsn`, opened when they are needed and kept.
 
     Waiting for one ends after `timeout_s` with PoolExhausted. A connection from which nothing has come for
-    `statement_timeout_s` plus a grace of 5 s is shut down, which ends the wait of the thread that uses it.
+    `statement_timeout_s` plus a grace of 5 s is shut down, which ends the wait of the thread that uses it. Every new
+    connection begins with the statement `greeting`, if it is set.
     """
+
+    greeting = ""
 
     def __init__(self, dsn: str, size: int, timeout_s: float, statement_timeout_s: float) -> None:
         self._dsn = dsn
@@ -86,6 +90,13 @@ class ConnectionPool:
                     raise CommitUnknown from error
                 raise
 
+    def fetch(self, statement: str, parameters: Mapping[str, object]) -> list[tuple[Any, ...]]:
+        """The rows of one statement, which sees all that was committed before it."""
+        with self.connection() as conn, conn.cursor() as cur:
+            both = {"statement_timeout_ms": self._statement_timeout_ms, **parameters}
+            cur.execute(queries.one_statement + statement, both)
+            return cur.fetchall()
+
     @contextmanager
     def connection(self) -> Iterator[Connection]:
         """A connection in autocommit mode, for this block only."""
@@ -111,18 +122,22 @@ class ConnectionPool:
         try:
             conn = self._idle.pop()
         except IndexError:
-            try:
-                conn = psycopg2.connect(
-                    self._dsn,
-                    connect_timeout=CONNECT_TIMEOUT_S,
-                    application_name="pgvector-service",
-                    keepalives_idle=30,
-                )
-            except psycopg2.Error as error:
-                raise DatabaseUnavailable from error
+            conn = self._connect()
+        self.still_alive(conn)
+        return conn
+
+    def _connect(self) -> Connection:
+        try:
+            conn = psycopg2.connect(
+                self._dsn, connect_timeout=CONNECT_TIMEOUT_S, application_name="pgvector-service", keepalives_idle=30
+            )
             conn.autocommit = True
             psycopg2.extras.register_default_jsonb(conn, loads=read_json)
-        self.still_alive(conn)
+            if self.greeting:
+                with conn.cursor() as cur:
+                    cur.execute(self.greeting)
+        except psycopg2.Error as error:
+            raise DatabaseUnavailable from error
         return conn
 
     def _give_back(self, conn: Connection) -> None:

@@ -6,6 +6,10 @@ BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
 SET LOCAL statement_timeout = %(statement_timeout_ms)s;
 LOCK TABLE vector_documents IN ACCESS SHARE MODE;
 
+-- name: one_statement
+-- Before a single statement that needs no snapshot beyond its own; the two travel together and commit by themselves.
+SET LOCAL statement_timeout = %(statement_timeout_ms)s;
+
 -- name: begin_write
 -- A crash must not take back what was acknowledged. Writers queue for a collection's row at most lock_timeout.
 BEGIN ISOLATION LEVEL READ COMMITTED;
@@ -24,7 +28,9 @@ SELECT obj_description(to_regclass('vector_collections'), 'pg_class');
 COMMENT ON TABLE vector_collections IS %(mark)s;
 
 -- name: name_incarnation
-INSERT INTO vector_incarnation DEFAULT VALUES ON CONFLICT DO NOTHING;
+-- Run on every new connection: a crash has cut all older ones. Where it has emptied the table, every epoch changes.
+WITH named AS (INSERT INTO vector_incarnation DEFAULT VALUES ON CONFLICT DO NOTHING RETURNING id)
+UPDATE vector_collections SET epoch = gen_random_uuid() WHERE EXISTS (SELECT FROM named);
 
 -- name: pgvector_version
 SELECT extversion FROM pg_extension WHERE extname = 'vector';
@@ -33,14 +39,11 @@ SELECT extversion FROM pg_extension WHERE extname = 'vector';
 SELECT name FROM pg_settings WHERE name IN ('fsync', 'full_page_writes') AND setting = 'off';
 
 -- name: collection
--- `history` is NULL after a crash of the database until name_incarnation has run.
-SELECT collection_name, dimension, metric, metadata, created_at, version, tombstone_floor,
-       epoch || '/' || (SELECT id FROM vector_incarnation) AS history
+SELECT collection_name, dimension, metric, version, epoch, tombstone_floor, metadata, created_at
 FROM vector_collections WHERE collection_name = %(name)s;
 
 -- name: collections
-SELECT collection_name, dimension, metric, metadata, created_at, version, tombstone_floor,
-       epoch || '/' || (SELECT id FROM vector_incarnation) AS history,
+SELECT collection_name, dimension, metric, version, epoch, tombstone_floor, metadata, created_at,
        (SELECT count(*) FROM vector_documents d WHERE d.collection_name = c.collection_name) AS count
 FROM vector_collections c ORDER BY collection_name LIMIT %(limit)s OFFSET %(offset)s;
 
@@ -108,6 +111,12 @@ WHERE collection_name = %(name)s AND id > %(after)s ORDER BY id LIMIT %(limit)s;
 -- name: items_by_key
 -- By key alone: a second condition tempts the planner, while it has no statistics, to scan the whole collection.
 SELECT key, id, document, metadata FROM vector_documents WHERE key = ANY(%(keys)s);
+
+-- name: items_by_key_if_unchanged
+-- Nothing when the collection has moved on since it was ranked.
+SELECT d.key, d.id, d.document, d.metadata
+FROM vector_collections c LEFT JOIN vector_documents d ON d.key = ANY(%(keys)s)
+WHERE c.collection_name = %(name)s AND c.version = %(version)s AND c.epoch = %(epoch)s;
 
 -- name: first_by_id
 SELECT key FROM vector_documents WHERE key = ANY(%(keys)s) ORDER BY id LIMIT %(limit)s;
