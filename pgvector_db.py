@@ -373,17 +373,20 @@ class VectorDB:
     def _query_memory(
         self, name: str, embeddings: Rows, n_results: int, include: Sequence[str]
     ) -> list[dict[str, Any]] | None:
-        """The usual search: memory is up to date, and still is when texts and metadata are read.
+        """The usual search: rank what memory holds, then read texts and metadata if it was the latest version.
 
-        Two statements and no transaction, so no connection is held while the rows are ranked. None when the collection
-        is not in memory in its latest version, has moved on meanwhile, or several rows compete for the last place.
+        One statement and no transaction, so no connection is held while rows are ranked. None when the collection is
+        not in memory, has moved on, does not suit the queries (it may be another one by now), or when several rows
+        compete for the last place.
         """
-        found = self._open_pool.fetch(queries.collection, {"name": name})
-        collection = self._found(name, found)
-        matrix = self._cache.current(collection)
-        if matrix is None:
+        known = self._cache.trusted(name)
+        if known is None:
             return None
-        top = _top(collection, embeddings, n_results)
+        collection, matrix = known
+        try:
+            top = _top(collection, embeddings, n_results)
+        except InvalidInput:
+            return None
         for block in matrix.blocks:
             top.offer(block)
         hits = [top.hits(i) for i in range(len(embeddings))]
@@ -392,7 +395,10 @@ class VectorDB:
         keys = _all_keys(hits)
         state = {"name": name, "version": collection.version, "epoch": collection.epoch, "keys": keys}
         rows = self._open_pool.fetch(queries.items_by_key_if_unchanged, state)
-        return _answers(rows, {}, hits, collection.metric, include) if len(rows) >= max(1, len(keys)) else None
+        if len(rows) < max(1, len(keys)):
+            self._cache.distrust(name)
+            return None
+        return _answers(rows, {}, hits, collection.metric, include)
 
     def _query_snapshot(
         self, name: str, embeddings: Rows, n_results: int, include: Sequence[str]
@@ -434,14 +440,11 @@ class VectorDB:
         check_collection_name("collection_name", name)
         since = time.monotonic()
         with self._transaction(queries.begin_read, queries.collection, name=name) as cur:
-            yield cur, self._found(name, cur.fetchall()), since
-
-    def _found(self, name: str, rows: Sequence[tuple[Any, ...]]) -> Collection:
-        """The collection in the rows of the statement `collection`."""
-        if not rows:
-            self._cache.forget(name)
-            raise CollectionNotFound
-        return Collection(*rows[0])
+            row = cur.fetchone()
+            if row is None:
+                self._cache.forget(name)
+                raise CollectionNotFound
+            yield cur, Collection(*row), since
 
     def _still_alive(self, cur: cursor) -> None:
         if self._pool:

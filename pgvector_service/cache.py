@@ -1,8 +1,7 @@
 """Which collections are in memory, kept equal to the database and within a budget of bytes.
 
-Every search looks at its collection's row (epoch, version) in its own snapshot. When memory holds another version,
-what happened in between is read in that same snapshot and a new matrix is published in one step; a matrix is never
-changed. Whoever comes while a collection is being read waits without holding a connection.
+Every search compares its collection's row (epoch, version) with what memory holds. When they differ, what happened in
+between is read in the search's own snapshot and a new matrix is published in one step; a matrix is never changed. Whoever comes while a collection is being read waits without holding a connection.
 """
 
 import threading
@@ -35,9 +34,9 @@ class Collection:
     metadata: dict[str, Any]
     created_at: datetime
 
-    def is_later(self, version: int, epoch: str) -> bool:
-        """Whether the rows changed since `version` tell all that happened since."""
-        return self.epoch == epoch and self.tombstone_floor <= version < self.version
+    def follows(self, other: "Collection") -> bool:
+        """Whether the rows and tombstones since the version of `other` tell all that happened since."""
+        return self.epoch == other.epoch and self.tombstone_floor <= other.version < self.version
 
 
 class Superseded(Exception):
@@ -53,8 +52,7 @@ class Loading(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
-    epoch: str
-    version: int
+    collection: Collection
     matrix: Matrix
     at: float  # time.monotonic() after the snapshot that it was read from was taken
 
@@ -63,6 +61,8 @@ class _Loaded:
 class _Entry:
     reading: threading.Lock = field(default_factory=threading.Lock)
     loaded: _Loaded | None = None
+    # The last look found memory up to date, so the next search may rank first and look afterwards.
+    trusted: bool = False
     expected_bytes: int = 0
 
     @property
@@ -114,6 +114,22 @@ class Cache:
             self._entries.move_to_end(collection.name)
         return entry.loaded.matrix if entry.loaded else None
 
+    def trusted(self, name: str) -> tuple[Collection, Matrix] | None:
+        """What memory holds of a collection, if it is likely to be up to date; the caller finds out whether it is."""
+        with self._lock:
+            entry = self._entries.get(name)
+            if entry is None or entry.loaded is None or not entry.trusted:
+                return None
+            self._entries.move_to_end(name)
+            return entry.loaded.collection, entry.loaded.matrix
+
+    def distrust(self, name: str) -> None:
+        """Note that memory was found to be out of date."""
+        with self._lock:
+            entry = self._entries.get(name)
+            if entry:
+                entry.trusted = False
+
     def matrix(self, cur: cursor, collection: Collection, since: float) -> Matrix | None:
         """The rows of `collection` as the transaction of `cur` sees them, or None when they exceed the budget.
 
@@ -124,7 +140,10 @@ class Cache:
             entry = self._entries.setdefault(collection.name, _Entry())
             self._entries.move_to_end(collection.name)
         loaded = entry.loaded
-        if not _equals(loaded, collection):
+        if _equals(loaded, collection):
+            entry.trusted = True
+        else:
+            entry.trusted = False
             if not entry.reading.acquire(blocking=False):
                 raise Loading(entry.reading)
             try:
@@ -145,7 +164,7 @@ class Cache:
     def _read(self, cur: cursor, collection: Collection, entry: _Entry) -> _Loaded | None:
         """Bring `entry` to the version of `collection` and publish the result."""
         before, at = entry.loaded, time.monotonic()
-        if before and collection.is_later(before.version, before.epoch):
+        if before and collection.follows(before.collection):
             matrix = self._with_changes(cur, collection, before)
         else:
             entry.loaded = None
@@ -158,17 +177,21 @@ class Cache:
             builder = Builder()
             self.stream(cur, collection, builder.add)
             matrix = builder.matrix()
-        entry.loaded = loaded = _Loaded(collection.epoch, collection.version, matrix, at)
+        entry.loaded = loaded = _Loaded(collection, matrix, at)
         self._make_room()
         return loaded
 
     def _with_changes(self, cur: cursor, collection: Collection, before: _Loaded) -> Matrix:
         """The matrix of `before` brought to the version of `collection`."""
-        cur.execute(queries.tombstones_since, {"name": collection.name, "version": before.version})
+        cur.execute(queries.tombstones_since, {"name": collection.name, "version": before.collection.version})
         gone = [key for (key,) in cur.fetchall()]
         written: list[tuple[Keys, Rows]] = []
         gone += self._copy(
-            cur, queries.copy_since, collection, lambda keys, rows: written.append((keys, rows)), before.version
+            cur,
+            queries.copy_since,
+            collection,
+            lambda keys, rows: written.append((keys, rows)),
+            before.collection.version,
         )
         matrix = before.matrix.without(np.concatenate([np.array(gone, np.int64), *(keys for keys, _ in written)]))
         for keys, rows in written:
@@ -204,7 +227,10 @@ class Cache:
 
 
 def _equals(loaded: _Loaded | None, collection: Collection) -> bool:
-    return loaded is not None and (loaded.epoch, loaded.version) == (collection.epoch, collection.version)
+    if loaded is None:
+        return False
+    held = loaded.collection
+    return (held.epoch, held.version) == (collection.epoch, collection.version)
 
 
 def _row(cur: cursor) -> tuple[Any, ...]:
