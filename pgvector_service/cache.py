@@ -1,7 +1,8 @@
 """Which collections are in memory, kept equal to the database and within a budget of bytes.
 
 Every search compares its collection's row (epoch, version) with what memory holds. When they differ, what happened in
-between is read in the search's own snapshot and a new matrix is published in one step; a matrix is never changed. Whoever comes while a collection is being read waits without holding a connection.
+between is read in the search's own snapshot and a new matrix is published in one step; a matrix is never changed.
+Whoever comes while a collection is being read waits without holding a connection.
 """
 
 import threading

@@ -123,6 +123,18 @@ def postgres_processes(data_dir: Path) -> list[psutil.Process]:
         return []
 
 
+def all_ended(processes: list[psutil.Process]) -> bool:
+    """Whether none of them runs; one that nobody has waited for yet (a zombie) does not."""
+
+    def has_ended(process: psutil.Process) -> bool:
+        try:
+            return process.status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
+
+    return all(has_ended(process) for process in processes)
+
+
 @contextmanager
 def running_app(settings: Settings) -> Iterator[TestClient]:
     """The application with these settings, once it is ready."""
@@ -134,7 +146,8 @@ def running_app(settings: Settings) -> Iterator[TestClient]:
 class Service:
     """`pgvector-api serve` as a process of its own; `prelude` is Python that runs in it first."""
 
-    def __init__(self, *options: str, prelude: str = "", **variables: str) -> None:
+    def __init__(self, *options: str, prelude: str = "", until: str = "/health/ready", **variables: str) -> None:
+        self.until = until
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.output = tempfile.TemporaryFile("w+")  # noqa: SIM115
@@ -149,15 +162,15 @@ class Service:
         )
         self.client = httpx.Client(base_url=self.url, timeout=30)
 
-    def wait_until_ready(self) -> "Service":
-        """Wait until requests are served."""
-        wait_until(self._ready, seconds=60)
+    def wait_until(self, route: str) -> "Service":
+        """Wait until a GET of `route` is answered with 200."""
+        wait_until(lambda: self._answers(route), seconds=60)
         return self
 
-    def _ready(self) -> bool:
+    def _answers(self, route: str) -> bool:
         assert self.process.poll() is None, self.log()
         try:
-            return self.client.get("/health/ready").status_code == 200
+            return self.client.get(route).status_code == 200
         except httpx.TransportError:
             return False
 
@@ -173,7 +186,7 @@ class Service:
         return self.process.wait(30)
 
     def __enter__(self) -> "Service":
-        return self.wait_until_ready()
+        return self.wait_until(self.until)
 
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:

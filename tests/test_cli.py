@@ -1,0 +1,141 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from conftest import ROOT, Service, all_ended, postgres_processes, wait_until
+from pgvector_service.embedded import EmbeddedPostgres
+
+ITEM = {"collection_name": "c", "ids": ["a"], "embeddings": [[1.0, 0.0]]}
+QUERY = {"collection_name": "c", "query_embedding": [1.0, 0.0]}
+
+
+def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pgvector_cli", *arguments],
+        cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+
+
+def test_serve_says_where_everything_is_and_ctrl_c_stops_the_database_too(data_dir: Path) -> None:
+    with Service(DATA_DIR=str(data_dir)) as service:
+        assert f"API   {service.url}\n" in service.log()
+        assert f"Docs  {service.url}/docs\n" in service.log()
+        assert f"Data  {data_dir}/postgres" in service.log()
+        assert service.client.get("/health").json()["pgvector"]
+        servers = postgres_processes(data_dir)
+        assert servers
+        assert service.stop(signal.SIGINT) == 0
+        assert "Traceback" not in service.log()
+    assert all_ended(servers)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_sigterm_stops_the_database_too(data_dir: Path, workers: str) -> None:
+    with Service("--workers", workers, DATA_DIR=str(data_dir)) as service:
+        assert service.client.post("/items", json=ITEM).status_code == 201
+        servers = postgres_processes(data_dir)
+        service.stop(signal.SIGTERM)
+        assert "Traceback" not in service.log()
+    assert all_ended(servers)
+
+
+def test_a_killed_service_finds_all_its_data_and_still_stops_its_database(data_dir: Path) -> None:
+    with Service(DATA_DIR=str(data_dir)) as service:
+        assert service.client.post("/items", json=ITEM).status_code == 201
+        service.stop(signal.SIGKILL)
+    assert postgres_processes(data_dir)
+
+    with Service(DATA_DIR=str(data_dir)) as service:
+        assert service.client.post("/search/vector", json=QUERY).json()["ids"] == ["a"]
+        servers = postgres_processes(data_dir)
+        service.stop()
+    assert all_ended(servers)
+
+
+def test_a_killed_database_starts_again_with_its_data(data_dir: Path) -> None:
+    with Service(DATA_DIR=str(data_dir)) as service:
+        assert service.client.post("/items", json=ITEM).status_code == 201
+        servers = postgres_processes(data_dir)
+        service.stop(signal.SIGKILL)
+    servers[0].kill()
+    wait_until(lambda: all_ended(servers))
+    # The process id in what is left belongs to somebody else by now.
+    pid_file = data_dir / "postgres" / "postmaster.pid"
+    pid_file.write_text("\n".join([str(os.getpid()), *pid_file.read_text().split("\n")[1:]]))
+
+    with Service(DATA_DIR=str(data_dir)) as service:
+        assert service.client.post("/search/vector", json=QUERY).json()["ids"] == ["a"]
+
+
+def test_two_services_share_a_folder_and_the_last_one_stops_its_database(data_dir: Path) -> None:
+    with Service(DATA_DIR=str(data_dir)) as first, Service(DATA_DIR=str(data_dir)) as second:
+        assert first.client.post("/items", json=ITEM).status_code == 201
+        first.stop()
+        servers = postgres_processes(data_dir)
+        assert second.client.post("/search/vector", json=QUERY).json()["ids"] == ["a"]
+        second.stop()
+    assert servers
+    assert all_ended(servers)
+
+
+def test_workers_end_when_their_parent_is_killed(database: str) -> None:
+    with Service("--workers", "2", DATABASE_URL=database) as service:
+        workers = psutil.Process(service.process.pid).children(recursive=True)
+        service.stop(signal.SIGKILL)
+    wait_until(lambda: all_ended(workers), seconds=30)
+
+
+@pytest.mark.parametrize(
+    ("variables", "line"),
+    [
+        ({"API_PORT": "eighty"}, "pgvector-api: API_PORT: Input should be a valid integer"),
+        ({"DB_POOL_SIZE": "0"}, "pgvector-api: DB_POOL_SIZE: Input should be greater than or equal to 1"),
+        ({"DATABASE_URL": "mysql://x:secret@y"}, "pgvector-api: DATABASE_URL: String should match pattern"),
+        ({"LOG_FORMAT": "xml"}, "pgvector-api: LOG_FORMAT: Input should be 'text' or 'json'"),
+    ],
+)
+def test_a_wrong_setting_stops_the_start_with_one_line(variables: dict[str, str], line: str) -> None:
+    result = run("serve", **variables)
+    assert result.returncode != 0
+    assert result.stderr.startswith(line)
+    assert result.stderr.count("\n") == 1
+    assert "secret" not in result.stderr
+
+
+def test_options_win_over_variables() -> None:
+    assert run("serve", "--port", "99999", API_PORT="8000").stderr.startswith("pgvector-api: API_PORT: Input should be")
+
+
+def test_the_command_explains_itself() -> None:
+    assert "serve" in run("--help").stdout
+    assert "--workers" in run("serve", "--help").stdout
+    assert run("--version").stdout.strip().count(".") == 2
+
+
+def test_the_log_can_be_json(database: str) -> None:
+    with Service(DATABASE_URL=database, LOG_FORMAT="json") as service:
+        service.client.get("/collections", headers={"x-request-id": "here"})
+        lines = [json.loads(line) for line in service.log().splitlines() if line.startswith("{")]
+    (line,) = [line for line in lines if line.get("request_id") == "here"]
+    assert (line["method"], line["route"], line["status"], line["level"]) == ("GET", "/collections", 200, "INFO")
+    assert line["ms"] > 0
+
+
+def test_a_service_waits_for_its_database(data_dir: Path) -> None:
+    postgres = EmbeddedPostgres(data_dir)
+    url = postgres.start()
+    postgres.stop()
+    with Service(DATABASE_URL=url, until="/health/live") as service:
+        response = service.client.get("/health")
+        assert (response.status_code, response.json()["status"]) == (503, "unhealthy")
+        assert service.client.post("/search/vector", json=QUERY).status_code == 503
+        with Service(DATA_DIR=str(data_dir)) as again:
+            service.wait_until("/health/ready")
+            assert service.client.post("/items", json=ITEM).status_code == 201
+            again.stop()
