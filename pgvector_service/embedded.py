@@ -6,6 +6,7 @@ leave stops the server. A server left behind by kill -9 is taken over as it is.
 """
 
 import logging
+import subprocess
 import warnings
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,14 @@ class EmbeddedPostgres:
         if not self._lock.acquire_read_lock(timeout=LOCK_TIMEOUT_S):
             raise SettingsError(f"DATA_DIR: another process keeps {self.folder} locked.")
         self.folder.mkdir(exist_ok=True)
-        _remove_stale_pid_file(self.folder / "postmaster.pid")
-        self._server = self._get_server(self.folder, cleanup_mode=None)
+        for left_behind in (self.folder / "postmaster.pid", *self.folder.glob(".s.PGSQL.*.lock")):
+            _remove_if_stale(left_behind)
+        try:
+            self._server = self._get_server(self.folder, cleanup_mode=None)
+        except (subprocess.SubprocessError, OSError, AssertionError) as error:
+            raise SettingsError(
+                f"DATA_DIR: the embedded PostgreSQL in {self.folder} did not start; its log is {self.folder / 'log'}."
+            ) from error
         url: str = self._server.get_uri()
         with psycopg2.connect(url) as connection, connection.cursor() as cursor:
             # Two services may start on one folder at once, and IF NOT EXISTS alone does not survive the race.
@@ -73,15 +80,15 @@ class EmbeddedPostgres:
         self._server = None
 
 
-def _remove_stale_pid_file(path: Path) -> None:
-    """Remove the file that a server which did not shut down has left, so that no other process is taken for it.
+def _remove_if_stale(path: Path) -> None:
+    """Remove a file with the process id of a server which has not shut down and is gone.
 
-    The package trusts the process id in it, which after a reboot may belong to anybody, and cannot read a file that was
-    only half written.
+    PostgreSQL and the package trust the id, which after a reboot may belong to anybody; the package cannot read a file
+    that was only half written.
     """
     try:
-        pid = int(path.read_text().split("\n", 1)[0])
-        if psutil.Process(pid).name().startswith("postgres"):
+        process = psutil.Process(int(path.read_text().split("\n", 1)[0]))
+        if process.name().startswith("postgres") and process.status() != psutil.STATUS_ZOMBIE:
             return
     except (FileNotFoundError, PermissionError):
         return

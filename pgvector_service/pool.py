@@ -86,7 +86,7 @@ class ConnectionPool:
             try:
                 cur.execute("COMMIT")
             except psycopg2.Error as error:
-                if conn.closed and begin == queries.begin_write:
+                if _has_broken(conn, error) and begin == queries.begin_write:
                     raise CommitUnknown from error
                 raise
 
@@ -107,7 +107,10 @@ class ConnectionPool:
             try:
                 yield conn
             except psycopg2.Error as error:
-                raise translated(error, broken=bool(conn.closed)) from error
+                broken = _has_broken(conn, error)
+                if broken:
+                    conn.close()
+                raise translated(error, broken=broken) from error
             finally:
                 self._give_back(conn)
         finally:
@@ -171,6 +174,15 @@ class ConnectionPool:
                     self._busy[conn] = float("inf")
                     with suppress(psycopg2.Error, OSError):
                         hang_up(conn)
+
+
+def _has_broken(conn: Connection, error: psycopg2.Error) -> bool:
+    """Whether the connection is of no more use; `closed` may still be 0 when the server has closed it during COPY or
+    while idle, and the error is then a bare DatabaseError without SQLSTATE."""
+    lost = type(error) is psycopg2.DatabaseError or isinstance(
+        error, psycopg2.OperationalError | psycopg2.InterfaceError
+    )
+    return bool(conn.closed) or (error.pgcode is None and lost)
 
 
 def hang_up(conn: Connection) -> None:

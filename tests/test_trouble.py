@@ -1,0 +1,87 @@
+"""What the service does while its database hangs or has no connection to spare."""
+
+import signal
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg2
+import pytest
+
+from conftest import Service, postgres_processes, wait_until
+
+QUERY = {"collection_name": "c", "query_embedding": [1.0, 0.0]}
+ITEM = {"collection_name": "c", "ids": ["a"], "embeddings": [[1.0, 0.0]]}
+
+
+def seconds_of_health(service: Service) -> float:
+    """The median of 50 calls."""
+    service.client.get("/health")
+    taken = []
+    for _ in range(50):
+        begin = time.perf_counter()
+        assert service.client.get("/health").status_code in (200, 503)
+        taken.append(time.perf_counter() - begin)
+    return statistics.median(taken)
+
+
+@contextmanager
+def in_threads(count: int, work: Callable[[], Any]) -> Iterator[list[Any]]:
+    """Run `work` in `count` threads beside the block; what they return is complete after it."""
+    results: list[Any] = []
+    threads = [threading.Thread(target=lambda: results.append(work())) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    yield results
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+def test_an_exhausted_pool_is_a_503_and_health_answers_at_once(database: str) -> None:
+    settings = {"DB_POOL_SIZE": "2", "DB_POOL_TIMEOUT_S": "0.3", "STATEMENT_TIMEOUT_S": "4"}
+    with Service(DATABASE_URL=database, **settings) as service:
+        assert service.client.post("/items", json=ITEM).status_code == 201
+        blocker = psycopg2.connect(database)
+        with blocker.cursor() as cursor:
+            cursor.execute("LOCK TABLE vector_documents IN ACCESS EXCLUSIVE MODE")
+
+            def search() -> Any:
+                return httpx.post(f"{service.url}/search/vector", json=QUERY, timeout=30)
+
+            with in_threads(12, search) as responses:
+                time.sleep(0.5)
+                assert seconds_of_health(service) < 0.02
+        blocker.close()
+        codes = sorted(response.json()["code"] for response in responses)
+        assert codes == ["database_busy"] * 2 + ["pool_exhausted"] * 10
+        assert all(response.headers["retry-after"] == "1" for response in responses)
+        assert service.client.post("/search/vector", json=QUERY).json()["ids"] == ["a"]
+
+
+@pytest.mark.parametrize("stalled", ["postmaster and all", "backends"])
+def test_a_database_that_hangs_is_hung_up_on_and_health_says_so(data_dir: Path, stalled: str) -> None:
+    with Service(DATA_DIR=str(data_dir), STATEMENT_TIMEOUT_S="1", DB_POOL_TIMEOUT_S="0.5") as service:
+        assert service.client.post("/items", json=ITEM).status_code == 201
+        assert service.client.post("/search/vector", json=QUERY).status_code == 200
+        processes = postgres_processes(data_dir)[0 if stalled == "postmaster and all" else 1 :]
+        for process in processes:
+            process.suspend()
+        try:
+            begin = time.monotonic()
+            with in_threads(1, lambda: service.client.post("/search/vector", json=QUERY)) as responses:
+                assert seconds_of_health(service) < 0.02
+                wait_until(lambda: service.client.get("/health").status_code == 503, seconds=6)
+                assert service.client.get("/health").json()["database"] is False
+            assert responses[0].status_code == 503
+            assert time.monotonic() - begin < 1 + 5 + 5
+        finally:
+            for process in processes:
+                process.send_signal(signal.SIGCONT)
+        wait_until(lambda: service.client.get("/health").status_code == 200)
+        assert service.client.post("/search/vector", json=QUERY).json()["ids"] == ["a"]
