@@ -1,0 +1,152 @@
+"""The documentation says what there is, and its examples work."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from fastapi.testclient import TestClient
+
+import pgvector_cli
+from conftest import ROOT, VARIABLES
+from pgvector_db import VectorDB
+from pgvector_service import errors, problems
+from pgvector_service.settings import Settings
+
+README = (ROOT / "README.md").read_text()
+ENV_EXAMPLE = (ROOT / ".env.example").read_text()
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+
+
+def test_every_route_is_in_the_readme_and_no_other(client: TestClient) -> None:
+    paths = client.get("/openapi.json").json()["paths"]
+    served = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
+    documented = set(re.findall(r"^\| `([A-Z]+ /[^`]*)` \|", README, re.MULTILINE))
+    assert documented == {route.replace(":any", "") for route in served}
+
+
+def test_every_setting_is_in_the_readme_and_in_the_example_with_its_default() -> None:
+    assert re.findall(r"^\| `([A-Z_]+)` \|", README, re.MULTILINE) == VARIABLES
+    assert re.findall(r"^#? ?([A-Z_]+)=", ENV_EXAMPLE, re.MULTILINE) == VARIABLES
+    defaults = Settings()
+    for variable, value in re.findall(r"^([A-Z_]+)=(.*)$", ENV_EXAMPLE, re.MULTILINE):
+        assert Settings.load(**{variable.lower(): value}) == defaults
+
+
+def test_every_error_code_is_in_the_readme() -> None:
+    def tree(error: type[errors.VectorDBError]) -> list[type[errors.VectorDBError]]:
+        return [error, *(below for child in error.__subclasses__() for below in tree(child))]
+
+    for error in tree(errors.VectorDBError):
+        assert error.__name__ in (errors.__doc__ or "")
+        if error not in (errors.VectorDBError, errors.NotFound):
+            made = error.__new__(error)
+            assert f"`{made.code}`" in README, error
+    for code in (problems.CODES[404], problems.CODES[405], "internal_error"):
+        assert f"`{code}`" in README
+
+
+def test_every_command_and_module_is_in_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        pgvector_cli.main(["serve", "--help"])
+    for option in re.findall(r"--[a-z]+", capsys.readouterr().out):
+        assert option in README or option == "--help"
+    for target in re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE):
+        assert f"make {target}" in README, target
+    for path in [*(ROOT / "pgvector_service").glob("*"), *ROOT.glob("*.py"), ROOT / "schema.sql"]:
+        if path.suffix in (".py", ".sql") and path.stem != "__init__":
+            assert path.stem in README, path
+
+
+def test_the_curl_examples_answer_what_the_readme_says(client: TestClient) -> None:
+    examples = re.findall(
+        r"curl -X POST http://127.0.0.1:8000(\S+) .*? -d '(.*?)'\n((?:#[^\n]*\n)+)", README, re.DOTALL
+    )
+    assert len(examples) == 2
+    for path, body, answer in examples:
+        response = client.post(path, json=json.loads(body))
+        assert response.json() == json.loads(re.sub(r"^# ?", "", answer, flags=re.MULTILINE))
+
+
+def test_the_python_examples_run(client: TestClient, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    over_http, without_http = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+    class Requests:
+        """Sends what the example sends with `requests`, to the application in this process."""
+
+        @staticmethod
+        def post(url: str, json: Any) -> Any:
+            return client.post(url.removeprefix("http://127.0.0.1:8000"), json=json)
+
+    monkeypatch.setitem(sys.modules, "requests", Requests)
+    scope: dict[str, Any] = {}
+    exec(over_http, scope)
+    assert scope["hits"]["ids"] == ["doc3"]
+    assert "postgresql://postgres:password@localhost:5432/postgres" in without_http
+    exec(without_http.replace("postgresql://postgres:password@localhost:5432/postgres", database), {})
+    with VectorDB(database) as db:
+        assert db.count("papers") == 2
+
+
+def test_the_plain_sql_example_works(db: VectorDB, sql: Any) -> None:
+    db.add_with_embeddings("research_papers", ["doc1"], None, None, [[1.0, 0.0, 0.0]])
+    (statement,) = re.findall(r"```sql\n(.*?)```", README, re.DOTALL)
+    sql(statement)
+    assert db.query_by_vector("research_papers", [[0.1, 0.2, 0.3]], 1)[0]["ids"] == ["doc4"]
+
+
+def test_the_compose_file_agrees_with_the_settings() -> None:
+    api, postgres = COMPOSE["services"]["api"], COMPOSE["services"]["postgres"]
+    environment = {name: re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", str(value)) for name, value in api["environment"].items()}
+    assert set(environment) <= set(VARIABLES)
+    settings = Settings.load(**{name.lower(): value for name, value in environment.items()})
+    assert settings.database_url == (
+        f"postgresql://{postgres['environment']['POSTGRES_USER']}:password@postgres:5432/{postgres['environment']['POSTGRES_DB']}"
+    )
+    assert api["depends_on"] == {"postgres": {"condition": "service_healthy"}}
+    assert api["ports"] == [f"127.0.0.1:{settings.api_port}:{settings.api_port}"]
+    assert set(COMPOSE["volumes"]) == {postgres["volumes"][0].split(":")[0]}
+    assert postgres["healthcheck"]["test"][1].startswith("pg_isready")
+
+
+def test_the_dockerfile_agrees_with_the_project() -> None:
+    for sources in re.findall(r"^COPY (.*) \./?\S*$", DOCKERFILE, re.MULTILINE):
+        for source in sources.split():
+            assert (ROOT / source).exists()
+    copied = re.search(r"COPY (schema.sql .*) \./", DOCKERFILE)
+    assert copied
+    assert set(copied[1].split()) == {"schema.sql", *(path.name for path in ROOT.glob("*.py"))}
+    environment = dict(
+        pair.split("=") for pair in re.findall(r"\b[A-Z_]+=\S+", DOCKERFILE.split("ENV", 1)[1].split("\n")[0])
+    )
+    assert set(environment) - {"PYTHONUNBUFFERED"} <= set(VARIABLES)
+    assert f"EXPOSE {environment['API_PORT']}\n" in DOCKERFILE
+    assert DOCKERFILE.index("USER service") < DOCKERFILE.index('CMD ["python", "-m", "pgvector_cli"')
+    assert re.search(r'HEALTHCHECK .*\\\n\s+CMD \["python", "-c"', DOCKERFILE)
+
+
+def test_the_health_check_of_the_image_is_a_program_that_works() -> None:
+    (command,) = re.findall(r"HEALTHCHECK.*\\\n\s+CMD (\[.*\])", DOCKERFILE)
+    _, option, program = json.loads(command)
+    closed = subprocess.run(
+        [sys.executable, option, program], env={"API_PORT": "1"}, capture_output=True, text=True, timeout=30
+    )
+    assert closed.returncode == 1
+    assert "Connection refused" in closed.stderr
+
+
+def test_nothing_of_the_place_where_it_was_made_is_in_the_project() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )
+    for name in filter(None, listed):
+        if not name.endswith((".npz", ".lock")):
+            text = Path(ROOT / name).read_text()
+            assert not re.search(r"/(root|home)/[a-z]+/|files\.pythonhosted|://pypi", text), name
+    for lock in ("requirements.lock", "requirements-dev.lock"):
+        assert "://" not in (ROOT / lock).read_text()
