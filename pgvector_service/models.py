@@ -260,8 +260,8 @@ class Hits(Answer):
                     "ids": ["doc1", "doc2"],
                     "documents": ["Attention is all you need", "Deep residual learning"],
                     "metadatas": [{"source": "arxiv", "year": 2017}, {"source": "arxiv", "year": 2015}],
-                    "distances": [0.011936, 0.588766],
-                    "similarities": [0.988064, 0.411234],
+                    "distances": [0.008759292067, 0.589002531],
+                    "similarities": [0.991240707933, 0.410997469],
                 }
             ]
         }
