@@ -121,6 +121,7 @@ def test_the_command_explains_itself() -> None:
 def test_the_log_can_be_json(database: str) -> None:
     with Service(DATABASE_URL=database, LOG_FORMAT="json") as service:
         service.client.get("/collections", headers={"x-request-id": "here"})
+        service.stop()
         lines = [json.loads(line) for line in service.log().splitlines() if line.startswith("{")]
     (line,) = [line for line in lines if line.get("request_id") == "here"]
     assert (line["method"], line["route"], line["status"], line["level"]) == ("GET", "/collections", 200, "INFO")
