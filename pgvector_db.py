@@ -7,7 +7,6 @@ with VectorDB("postgresql://localhost/postgres") as db:
 
 import base64
 import binascii
-import hashlib
 import io
 import logging
 import random
@@ -18,10 +17,11 @@ from datetime import UTC, datetime
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar, get_args
 
+import numpy as np
 from numpy.typing import ArrayLike
 from psycopg2.extensions import cursor
 
-from pgvector_service import queries
+from pgvector_service import queries, schema
 from pgvector_service.cache import Cache, Collection, Loading, Superseded
 from pgvector_service.codec import Keys, RowReader, Rows, encode_items
 from pgvector_service.errors import (
@@ -124,7 +124,7 @@ class VectorDB:
         """Connect, and bring the tables to the state of schema.sql. Several processes may do so at once."""
         pool = ConnectionPool(self._dsn, self._pool_size, self._pool_timeout_s, self._statement_timeout_s)
         try:
-            _apply_schema(pool)
+            schema.apply(pool)
         except BaseException:
             pool.close()
             raise
@@ -360,10 +360,10 @@ class VectorDB:
         CollectionNotFound, InvalidInput and DimensionMismatch.
         """
         check_collection_name("collection_name", name)
-        queries_ = checked_matrix("query_embeddings", query_embeddings)
+        embeddings = checked_matrix("query_embeddings", query_embeddings)
         if n_results < 1:
             raise InvalidInput("n_results", "must be 1 or more.")
-        return self._query(name, queries_, n_results, include)
+        return self._query(name, embeddings, n_results, include)
 
     @_retried
     def _query(self, name: str, embeddings: Rows, n_results: int, include: Sequence[str]) -> list[dict[str, Any]]:
@@ -395,7 +395,7 @@ class VectorDB:
         keys = _all_keys(hits)
         state = {"name": name, "version": collection.version, "epoch": collection.epoch, "keys": keys}
         rows = self._open_pool.fetch(queries.items_by_key_if_unchanged, state)
-        if len(rows) < max(1, len(keys)):
+        if not {key for key, *_ in rows} >= set(keys) or not rows:
             self._cache.distrust(name)
             return None
         return _answers(rows, {}, hits, collection.metric, include)
@@ -416,7 +416,8 @@ class VectorDB:
             keys = _all_keys(hits)
             cur.execute(queries.items_by_key, {"keys": keys})
             rows = cur.fetchall()
-            if len(rows) < len(keys):
+            wanted = sum(min(n_results, len(top.hits(i)[0])) for i in range(len(embeddings)))
+            if len(rows) < len(keys) or sum(len(found) for found, _ in hits) < wanted:
                 # Somebody has deleted rows past the triggers. Memory is wrong, so read it anew.
                 self._cache.forget(name)
                 raise Superseded
@@ -489,26 +490,6 @@ class VectorDB:
         return found
 
 
-def _apply_schema(pool: ConnectionPool) -> None:
-    """Run schema.sql unless the database carries its mark; afterwards it does."""
-    schema = queries.schema()
-    mark = f"pgvector-service {hashlib.sha256(schema.encode()).hexdigest()[:16]}"
-    with pool.connection() as conn, conn.cursor() as cur:
-        cur.execute(queries.durability)
-        for (name,) in cur.fetchall():
-            log.warning("the database runs with %s = off: a crash can lose or corrupt data", name)
-        cur.execute(queries.schema_mark)
-        if cur.fetchone() == (mark,):
-            return
-    with pool.transaction(queries.begin_write) as cur:
-        cur.execute(queries.apply_lock)
-        cur.execute(queries.schema_mark)
-        if cur.fetchone() != (mark,):
-            cur.execute(schema)
-            cur.execute(queries.set_schema_mark, {"mark": mark})
-            cur.execute(queries.name_incarnation)
-
-
 def _create(cur: cursor, name: str, dimension: int | None, metric: Metric, metadata: bytes) -> bool:
     values = {"name": name, "dimension": dimension, "metric": metric, "metadata": metadata.decode()}
     cur.execute(queries.create_collection, values)
@@ -523,13 +504,16 @@ def _bump(cur: cursor, name: str, width: int | None) -> tuple[int, int, Metric] 
 
 
 def _cut(cur: cursor, keys: Keys, distances: Floats, k: int) -> tuple[Keys, Floats]:
-    """The first k of `keys`, which are sorted by distance; of those as far as the k-th, the first by id."""
+    """The first k of `keys`, which are sorted by distance; of those as far as the k-th, the first by id.
+
+    Fewer when rows of `keys` are no longer in the database.
+    """
     if len(keys) <= k:
         return keys, distances
     nearer = int((distances < distances[k - 1]).sum())
     cur.execute(queries.first_by_id, {"keys": keys[nearer:].tolist(), "limit": k - nearer})
-    keys[nearer:k] = [key for (key,) in cur.fetchall()]
-    return keys[:k], distances[:k]
+    chosen = np.concatenate((keys[:nearer], np.array(cur.fetchall(), np.int64).reshape(-1)))
+    return chosen, distances[: len(chosen)]
 
 
 def _top(collection: Collection, embeddings: Rows, n_results: int) -> TopK:

@@ -13,10 +13,3 @@ def __getattr__(name: str) -> str:
         return _STATEMENTS[name]
     except KeyError:
         raise AttributeError(f"queries.sql has no statement {name!r}") from None
-
-
-def schema() -> str:
-    """schema.sql: packed into this package in a wheel, at the top of the project in a checkout."""
-    here = Path(__file__).parent
-    packed = here / "schema.sql"
-    return (packed if packed.exists() else here.parent / "schema.sql").read_text("utf-8")

@@ -1,0 +1,37 @@
+"""The tables of the service: schema.sql, and how it gets into a database."""
+
+import hashlib
+import logging
+from pathlib import Path
+
+from pgvector_service import queries
+from pgvector_service.pool import ConnectionPool
+
+log = logging.getLogger(__name__)
+
+
+def text() -> str:
+    """schema.sql: packed into this package in a wheel, at the top of the project in a checkout."""
+    here = Path(__file__).parent
+    packed = here / "schema.sql"
+    return (packed if packed.exists() else here.parent / "schema.sql").read_text("utf-8")
+
+
+def apply(pool: ConnectionPool) -> None:
+    """Run schema.sql unless the database carries its mark; afterwards it does. Several processes may do so at once."""
+    sql = text()
+    mark = f"pgvector-service {hashlib.sha256(sql.encode()).hexdigest()[:16]}"
+    with pool.connection() as conn, conn.cursor() as cur:
+        cur.execute(queries.durability)
+        for (name,) in cur.fetchall():
+            log.warning("the database runs with %s = off: a crash can lose or corrupt data", name)
+        cur.execute(queries.schema_mark)
+        if cur.fetchone() == (mark,):
+            return
+    with pool.transaction(queries.begin_write) as cur:
+        cur.execute(queries.apply_lock)
+        cur.execute(queries.schema_mark)
+        if cur.fetchone() != (mark,):
+            cur.execute(sql)
+            cur.execute(queries.set_schema_mark, {"mark": mark})
+            cur.execute(queries.name_incarnation)
