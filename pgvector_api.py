@@ -17,7 +17,7 @@ from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
-from starlette.concurrency import iterate_in_threadpool
+from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response, StreamingResponse
@@ -214,7 +214,8 @@ def export_collection(name: Name, db: Database) -> Response:
             async for chunk in iterate_in_threadpool(lines()):
                 yield chunk
         finally:
-            items.close()
+            # In a thread: it talks to the database.
+            await run_in_threadpool(items.close)
 
     return StreamingResponse(stream(), media_type="application/x-ndjson")
 
@@ -400,8 +401,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        app.state.probe.stop()
-        app.state.db.close()
+        await run_in_threadpool(app.state.probe.stop)
+        await run_in_threadpool(app.state.db.close)
 
 
 def _follow_parent() -> None:

@@ -20,7 +20,7 @@ KEEP_ALIVE_S = 75
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command; exits with 2 and one line on standard error when a setting is wrong."""
+    """Run the command; exits with 1 and one line on standard error when a setting is wrong."""
     parser = argparse.ArgumentParser(prog="pgvector-api", description="Vector search as a REST service on PostgreSQL.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True)

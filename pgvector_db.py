@@ -10,14 +10,16 @@ import binascii
 import io
 import logging
 import random
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar, get_args
 
 import numpy as np
+import psycopg2.errors
 from numpy.typing import ArrayLike
 from psycopg2.extensions import cursor
 
@@ -31,13 +33,13 @@ from pgvector_service.errors import (
     DatabaseUnavailable,
     DimensionMismatch,
     InvalidInput,
+    PoolExhausted,
     Unavailable,
 )
 from pgvector_service.items import (
     MAX_DIMENSION,
     Batch,
     check_collection_name,
-    check_name,
     checked_batch,
     checked_ids,
     checked_json,
@@ -53,6 +55,9 @@ FIELDS = ("documents", "metadatas", "embeddings")
 EXPORT_PAGE = 1_000
 TRIES = 5
 PROBE_TIMEOUT_S = 2.0
+GREETING_TIMEOUT_MS = 2_000
+# An export keeps its connection at the pace of its reader, so no more than one connection in four does that.
+EXPORTS_SHARE = 4
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -108,6 +113,8 @@ class VectorDB:
         self._pool_timeout_s = pool_timeout_s
         self._statement_timeout_s = statement_timeout_s
         self._cache = Cache(cache_max_bytes, self._still_alive)
+        self._incarnation: str | None = None
+        self._exports = threading.BoundedSemaphore(max(1, pool_size // EXPORTS_SHARE))
         self._pool: ConnectionPool | None = None
         self._probe: ConnectionPool | None = None
 
@@ -128,9 +135,25 @@ class VectorDB:
         except BaseException:
             pool.close()
             raise
-        pool.greeting = queries.name_incarnation
+        pool.greet = self._greet
         self._probe = ConnectionPool(self._dsn, 1, 0.0, PROBE_TIMEOUT_S)
         self._pool = pool
+
+    def _greet(self, cur: cursor) -> None:
+        """Find out on a new connection whether the database has been through a crash, which cuts all older ones."""
+        cur.execute(queries.one_statement + queries.incarnation, {"statement_timeout_ms": GREETING_TIMEOUT_MS})
+        found = cur.fetchall()
+        if not found:
+            with suppress(psycopg2.errors.ReadOnlySqlTransaction):
+                cur.execute(
+                    queries.one_statement + queries.name_incarnation, {"statement_timeout_ms": GREETING_TIMEOUT_MS}
+                )
+                cur.execute(queries.incarnation)
+                found = cur.fetchall()
+        incarnation = found[0][0] if found else None
+        if incarnation is None or incarnation != self._incarnation:
+            self._incarnation = incarnation
+            self._cache.forget_all()
 
     def close(self) -> None:
         """Close all connections. The object may be opened again."""
@@ -180,7 +203,8 @@ class VectorDB:
         with self._transaction(queries.begin_write) as cur:
             if not _create(cur, name, dimension, metric, checked_json("metadata", metadata or {})):
                 raise CollectionExists
-        return self.get_collection(name)
+            cur.execute(queries.collection, {"name": name})
+            return self._describe(Collection(*cur.fetchall()[0]), 0)
 
     @_retried
     def list_collections(self, limit: int = 100, offset: int = 0) -> dict[str, Any]:
@@ -218,18 +242,24 @@ class VectorDB:
             check_collection_name("new_name", new_name)
         text = None if metadata is None else checked_json("metadata", metadata).decode()
         with self._transaction(queries.begin_write) as cur:
+            self._open_pool.be_patient(cur)
             cur.execute(queries.update_collection, {"name": name, "new_name": new_name, "metadata": text})
             if not cur.rowcount:
                 raise CollectionNotFound
+            cur.execute(queries.collection, {"name": new_name or name})
+            collection = Collection(*cur.fetchall()[0])
+            cur.execute(queries.count, {"name": collection.name})
+            description = self._describe(collection, _value(cur))
         if new_name is not None:
             self._cache.forget(name)
-        return self.get_collection(new_name or name)
+        return description
 
     @_retried
     def delete_collection(self, name: str) -> None:
         """Delete a collection and all its items. Raises CollectionNotFound."""
         check_collection_name("name", name)
         with self._transaction(queries.begin_write) as cur:
+            self._open_pool.be_patient(cur)
             cur.execute(queries.delete_collection, {"name": name})
             if not cur.rowcount:
                 raise CollectionNotFound
@@ -293,7 +323,9 @@ class VectorDB:
         """
         if ids is not None:
             checked_ids(ids)
-        after = "" if cursor is None else _decode_cursor(cursor)
+        if limit < 1:
+            raise InvalidInput("limit", "must be 1 or more.")
+        after = None if cursor is None else _decode_cursor(cursor)
         with self._snapshot(name) as (cur, collection, _):
             if ids is not None:
                 cur.execute(queries.items_by_id, {"name": name, "ids": list(ids)})
@@ -328,20 +360,25 @@ class VectorDB:
     def export_collection(self, name: str) -> Generator[dict[str, Any], None, None]:
         """All items in id order as id, document, metadata, embedding (float32 vector or None), from one snapshot.
 
-        Holds a thousand items in memory at a time, and a connection until it is exhausted or closed.
+        Holds a thousand items in memory at a time, and a connection until it is exhausted or closed; one connection in
+        four may be taken by exports, PoolExhausted after that.
         """
-        with self._snapshot(name) as (cur, collection, _):
-            after = ""
-            while True:
-                self._still_alive(cur)
-                cur.execute(queries.items_after, {"name": name, "after": after, "limit": EXPORT_PAGE})
-                rows = cur.fetchall()
-                embeddings = self._embeddings(cur, collection, [row[0] for row in rows])
-                for key, id_, document, metadata in rows:
-                    yield {"id": id_, "document": document, "metadata": metadata, "embedding": embeddings.get(key)}
-                if len(rows) < EXPORT_PAGE:
-                    return
-                after = rows[-1][1]
+        if not self._exports.acquire(blocking=False):
+            raise PoolExhausted("Too many exports are running. Try again when one has ended, or raise DB_POOL_SIZE.")
+        try:
+            with self._snapshot(name) as (cur, collection, _):
+                after = None
+                while True:
+                    cur.execute(queries.items_after, {"name": name, "after": after, "limit": EXPORT_PAGE})
+                    rows = cur.fetchall()
+                    embeddings = self._embeddings(cur, collection, [row[0] for row in rows])
+                    for key, id_, document, metadata in rows:
+                        yield {"id": id_, "document": document, "metadata": metadata, "embedding": embeddings.get(key)}
+                    if len(rows) < EXPORT_PAGE:
+                        return
+                    after = rows[-1][1]
+        finally:
+            self._exports.release()
 
     # Search
 
@@ -379,6 +416,7 @@ class VectorDB:
         not in memory, has moved on, does not suit the queries (it may be another one by now), or when several rows
         compete for the last place.
         """
+        generation = self._cache.generation
         known = self._cache.trusted(name)
         if known is None:
             return None
@@ -395,7 +433,8 @@ class VectorDB:
         keys = _all_keys(hits)
         state = {"name": name, "version": collection.version, "epoch": collection.epoch, "keys": keys}
         rows = self._open_pool.fetch(queries.items_by_key_if_unchanged, state)
-        if not {key for key, *_ in rows} >= set(keys) or not rows:
+        outdated = not rows or generation != self._cache.generation
+        if outdated or not {key for key, *_ in rows} >= set(keys):
             self._cache.distrust(name)
             return None
         return _answers(rows, {}, hits, collection.metric, include)
@@ -499,8 +538,8 @@ def _create(cur: cursor, name: str, dimension: int | None, metric: Metric, metad
 def _bump(cur: cursor, name: str, width: int | None) -> tuple[int, int, Metric] | None:
     """Lock the collection and raise its version: (version, dimension, metric), or None when it does not exist."""
     cur.execute(queries.bump, {"name": name, "width": width})
-    row: tuple[int, int, Metric] | None = cur.fetchone()
-    return row
+    version, dimension, metric = cur.fetchall()[0]
+    return None if version is None else (version, dimension, metric)
 
 
 def _cut(cur: cursor, keys: Keys, distances: Floats, k: int) -> tuple[Keys, Floats]:
@@ -566,7 +605,8 @@ def _encode_cursor(last_id: str) -> str:
 def _decode_cursor(cursor: str) -> str:
     try:
         after = base64.b64decode(cursor.encode(), altchars=b"-_", validate=True).decode()
-        check_name("cursor", after)
+        if "\0" in after:
+            raise UnicodeError
     except (binascii.Error, UnicodeError):
         raise InvalidInput("cursor", "is not one that this service gave; leave it out to begin anew.") from None
     return after

@@ -6,11 +6,11 @@
 -- They are set aside here and copied into the new tables below.
 DO $$
 BEGIN
-    IF to_regclass('vector_documents') IS NOT NULL AND NOT EXISTS (
-        SELECT FROM pg_attribute WHERE attrelid = to_regclass('vector_documents') AND attname = 'key'
+    IF EXISTS (SELECT FROM pg_class WHERE oid = to_regclass('vector_collections')) AND NOT EXISTS (
+        SELECT FROM pg_attribute WHERE attrelid = to_regclass('vector_collections') AND attname = 'epoch'
     ) THEN
-        ALTER TABLE vector_documents RENAME TO vector_documents_before;
         ALTER TABLE vector_collections RENAME TO vector_collections_before;
+        ALTER TABLE IF EXISTS vector_documents RENAME TO vector_documents_before;
     END IF;
 END $$;
 
@@ -49,7 +49,7 @@ CREATE TABLE IF NOT EXISTS vector_documents (
 ALTER TABLE vector_documents ALTER COLUMN embedding SET STORAGE EXTERNAL;
 
 CREATE INDEX IF NOT EXISTS vector_documents_version ON vector_documents (collection_name, version);
-CREATE INDEX IF NOT EXISTS vector_documents_key ON vector_documents (key);
+CREATE UNIQUE INDEX IF NOT EXISTS vector_documents_key ON vector_documents (key);
 CREATE INDEX IF NOT EXISTS vector_documents_metadata ON vector_documents USING gin (metadata);
 
 CREATE TABLE IF NOT EXISTS vector_tombstones (
@@ -67,58 +67,74 @@ CREATE UNLOGGED TABLE IF NOT EXISTS vector_incarnation (
     id     UUID NOT NULL DEFAULT gen_random_uuid()
 );
 
--- Raises the version of a collection, once in a transaction, and returns it; NULL when there is no such collection.
--- `width` becomes its dimension if it has none yet. The row stays locked until the transaction ends.
-CREATE OR REPLACE FUNCTION vector_bump(name TEXT, width INTEGER DEFAULT NULL) RETURNS BIGINT LANGUAGE plpgsql AS $$
+-- Raises the version of a collection, once in a transaction, and returns its row as it is then; a row of NULLs when there
+-- is no such collection. `width` becomes its dimension if it has none yet. The row stays locked until the transaction
+-- ends. A later call in the transaction returns the version only.
+CREATE OR REPLACE FUNCTION vector_bump(name TEXT, width INTEGER DEFAULT NULL) RETURNS vector_collections
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     -- A transaction-local setting remembers the version; ROLLBACK TO SAVEPOINT takes it back too.
-    memo  TEXT := 'vector.v' || md5(name);
-    bumped BIGINT := nullif(current_setting(memo, true), '')::BIGINT;
-    known INTEGER;
+    memo   TEXT := 'vector.v' || md5(name);
+    bumped vector_collections;
 BEGIN
-    IF bumped IS NOT NULL THEN
+    bumped.version := nullif(current_setting(memo, true), '')::BIGINT;
+    IF bumped.version IS NOT NULL THEN
         RETURN bumped;
     END IF;
     UPDATE vector_collections SET version = version + 1, dimension = coalesce(dimension, width)
-    WHERE collection_name = name RETURNING version, dimension INTO bumped, known;
-    IF known IS NOT NULL THEN
-        PERFORM set_config(memo, bumped::TEXT, true);
+    WHERE collection_name = name RETURNING * INTO bumped;
+    IF bumped.dimension IS NOT NULL THEN
+        PERFORM set_config(memo, bumped.version::TEXT, true);
     END IF;
     -- Whoever is 10,000 versions behind reads the collection anew.
-    IF bumped % 1000 = 0 THEN
-        UPDATE vector_collections SET tombstone_floor = greatest(tombstone_floor, bumped - 10000)
+    IF bumped.version % 1000 = 0 THEN
+        UPDATE vector_collections SET tombstone_floor = greatest(tombstone_floor, bumped.version - 10000)
         WHERE collection_name = name;
-        DELETE FROM vector_tombstones t WHERE t.collection_name = name AND t.version <= bumped - 10000;
+        DELETE FROM vector_tombstones t WHERE t.collection_name = name AND t.version <= bumped.version - 10000;
     END IF;
     RETURN bumped;
 END $$;
 
--- The triggers do for writers of plain SQL what the service does itself; it sets vector.stamped to step past them.
-CREATE OR REPLACE FUNCTION vector_stamp() RETURNS trigger LANGUAGE plpgsql AS $$
+-- A collection that is dropped, renamed or made another one has a new history. (The service never changes a metric.)
+CREATE OR REPLACE FUNCTION vector_restart() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
-    IF TG_OP = 'UPDATE' AND (OLD.collection_name, OLD.key) IS DISTINCT FROM (NEW.collection_name, NEW.key) THEN
-        INSERT INTO vector_tombstones (collection_name, version, key)
-        SELECT collection_name, vector_bump(collection_name), OLD.key
-        FROM vector_collections WHERE collection_name = OLD.collection_name;
+    PERFORM set_config('vector.v' || md5(OLD.collection_name), '', true);
+    IF TG_OP = 'DELETE' THEN
+        RETURN OLD;
     END IF;
-    NEW.version := coalesce(vector_bump(NEW.collection_name, nullif(cardinality(NEW.embedding), 0)), 0);
+    PERFORM set_config('vector.v' || md5(NEW.collection_name), '', true);
+    NEW.epoch := gen_random_uuid();
     RETURN NEW;
 END $$;
 
-CREATE OR REPLACE FUNCTION vector_bury() RETURNS trigger LANGUAGE plpgsql AS $$
+-- The triggers do for writers of plain SQL what the service does itself; it sets vector.stamped to step past them.
+CREATE OR REPLACE FUNCTION vector_stamp() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    IF TG_OP = 'UPDATE' AND (OLD.collection_name, OLD.key) IS DISTINCT FROM (NEW.collection_name, NEW.key) THEN
+        INSERT INTO vector_tombstones (collection_name, version, key)
+        SELECT collection_name, (vector_bump(collection_name)).version, OLD.key
+        FROM vector_collections WHERE collection_name = OLD.collection_name
+        ON CONFLICT DO NOTHING;
+    END IF;
+    NEW.version := coalesce((vector_bump(NEW.collection_name, nullif(cardinality(NEW.embedding), 0))).version, 0);
+    RETURN NEW;
+END $$;
+
+CREATE OR REPLACE FUNCTION vector_bury() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
     -- A collection that is being dropped or renamed takes its documents along and needs no tombstones.
     INSERT INTO vector_tombstones (collection_name, version, key)
     SELECT collection_name, bumped, key
     FROM deleted JOIN (
-        SELECT collection_name, vector_bump(collection_name) AS bumped
+        SELECT collection_name, (vector_bump(collection_name)).version AS bumped
         FROM vector_collections WHERE collection_name IN (SELECT collection_name FROM deleted)
         ORDER BY collection_name
-    ) AS versions USING (collection_name);
+    ) AS versions USING (collection_name)
+    ON CONFLICT DO NOTHING;
     RETURN NULL;
 END $$;
 
-CREATE OR REPLACE FUNCTION vector_forget() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION vector_forget() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
     UPDATE vector_collections SET version = version + 1, epoch = gen_random_uuid();
     RETURN NULL;
@@ -131,19 +147,38 @@ CREATE OR REPLACE TRIGGER vector_bury AFTER DELETE ON vector_documents REFERENCI
     WHEN (current_setting('vector.stamped', true) IS DISTINCT FROM 'on') EXECUTE FUNCTION vector_bury();
 CREATE OR REPLACE TRIGGER vector_forget AFTER TRUNCATE ON vector_documents FOR EACH STATEMENT
     EXECUTE FUNCTION vector_forget();
+CREATE OR REPLACE TRIGGER vector_restart_changed BEFORE UPDATE ON vector_collections FOR EACH ROW
+    WHEN ((OLD.collection_name, OLD.metric) IS DISTINCT FROM (NEW.collection_name, NEW.metric)
+          OR OLD.dimension <> NEW.dimension OR NEW.dimension IS NULL AND OLD.dimension IS NOT NULL)
+    EXECUTE FUNCTION vector_restart();
+CREATE OR REPLACE TRIGGER vector_restart_dropped BEFORE DELETE ON vector_collections FOR EACH ROW
+    EXECUTE FUNCTION vector_restart();
 -- ALWAYS: also for a replication worker or a restore that sets session_replication_role.
 ALTER TABLE vector_documents
     ENABLE ALWAYS TRIGGER vector_stamp, ENABLE ALWAYS TRIGGER vector_bury, ENABLE ALWAYS TRIGGER vector_forget;
+ALTER TABLE vector_collections
+    ENABLE ALWAYS TRIGGER vector_restart_changed, ENABLE ALWAYS TRIGGER vector_restart_dropped;
 
 DO $$
 BEGIN
-    IF to_regclass('vector_documents_before') IS NOT NULL THEN
+    IF to_regclass('vector_collections_before') IS NOT NULL THEN
         INSERT INTO vector_collections (collection_name, created_at)
-        SELECT collection_name, coalesce(created_at, now()) FROM vector_collections_before;
+        SELECT collection_name, coalesce(created_at, now()) FROM vector_collections_before
+        ON CONFLICT DO NOTHING;
+        DROP TABLE vector_collections_before CASCADE;
+    END IF;
+    IF to_regclass('vector_documents_before') IS NOT NULL THEN
+        INSERT INTO vector_collections (collection_name)
+        SELECT DISTINCT collection_name FROM vector_documents_before WHERE collection_name IS NOT NULL
+        ON CONFLICT DO NOTHING;
         PERFORM set_config('vector.stamped', 'off', true);
         INSERT INTO vector_documents (id, collection_name, document, metadata, embedding, created_at)
         SELECT id, collection_name, document, metadata, embedding, coalesce(created_at, now())
-        FROM vector_documents_before WHERE collection_name IS NOT NULL;
-        DROP TABLE vector_documents_before, vector_collections_before;
+        FROM vector_documents_before WHERE collection_name IS NOT NULL
+        ON CONFLICT DO NOTHING;
+        -- Documents of no collection have no place here; their table stays for the owner to look at.
+        IF NOT EXISTS (SELECT FROM vector_documents_before WHERE collection_name IS NULL) THEN
+            DROP TABLE vector_documents_before;
+        END IF;
     END IF;
 END $$;

@@ -57,6 +57,10 @@ class _Loaded:
     matrix: Matrix
     at: float  # time.monotonic() after the snapshot that it was read from was taken
 
+    def is_of(self, collection: Collection) -> bool:
+        """Whether these are the rows of just this version."""
+        return (self.collection.epoch, self.collection.version) == (collection.epoch, collection.version)
+
 
 @dataclass(slots=True)
 class _Entry:
@@ -64,15 +68,20 @@ class _Entry:
     loaded: _Loaded | None = None
     # The last look found memory up to date, so the next search may rank first and look afterwards.
     trusted: bool = False
+    # The version that did not fit into memory.
+    too_large: Collection | None = None
     expected_bytes: int = 0
 
     @property
     def nbytes(self) -> int:
-        return max(self.expected_bytes, self.loaded.matrix.nbytes if self.loaded else 0)
+        loaded = self.loaded
+        return max(self.expected_bytes, loaded.matrix.nbytes if loaded else 0)
 
 
 class Cache:
     """Matrices of collections by name, at most `max_bytes` in all; the least recently used go first.
+
+    `generation` changes when all that was in memory has lost its worth (`forget_all`).
 
     `still_alive` is called with the cursor after each piece that a long read has brought.
     """
@@ -82,6 +91,7 @@ class Cache:
         self._still_alive = still_alive
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._lock = threading.Lock()
+        self.generation = 0
 
     @property
     def collections(self) -> int:
@@ -100,6 +110,12 @@ class Cache:
         with self._lock:
             self._entries.pop(name, None)
 
+    def forget_all(self) -> None:
+        """Drop everything, and trust nothing that anybody took from here before."""
+        with self._lock:
+            self._entries.clear()
+            self.generation += 1
+
     def holds(self, name: str) -> bool:
         """Whether some version of the collection is in memory."""
         with self._lock:
@@ -110,19 +126,18 @@ class Cache:
         """The rows of `collection`, if memory holds just this version."""
         with self._lock:
             entry = self._entries.get(collection.name)
-            if entry is None or not _equals(entry.loaded, collection):
-                return None
-            self._entries.move_to_end(collection.name)
-        return entry.loaded.matrix if entry.loaded else None
+        loaded = entry.loaded if entry else None
+        return loaded.matrix if loaded and loaded.is_of(collection) else None
 
     def trusted(self, name: str) -> tuple[Collection, Matrix] | None:
         """What memory holds of a collection, if it is likely to be up to date; the caller finds out whether it is."""
         with self._lock:
             entry = self._entries.get(name)
-            if entry is None or entry.loaded is None or not entry.trusted:
+            loaded = entry.loaded if entry and entry.trusted else None
+            if loaded is None:
                 return None
             self._entries.move_to_end(name)
-            return entry.loaded.collection, entry.loaded.matrix
+        return loaded.collection, loaded.matrix
 
     def distrust(self, name: str) -> None:
         """Note that memory was found to be out of date."""
@@ -141,21 +156,23 @@ class Cache:
             entry = self._entries.setdefault(collection.name, _Entry())
             self._entries.move_to_end(collection.name)
         loaded = entry.loaded
-        if _equals(loaded, collection):
+        if loaded and loaded.is_of(collection):
             entry.trusted = True
-        else:
-            entry.trusted = False
-            if not entry.reading.acquire(blocking=False):
-                raise Loading(entry.reading)
-            try:
-                loaded = entry.loaded
-                if not _equals(loaded, collection):
-                    if loaded and loaded.at >= since:
-                        raise Superseded
-                    loaded = self._read(cur, collection, entry)
-            finally:
-                entry.expected_bytes = 0
-                entry.reading.release()
+            return loaded.matrix
+        entry.trusted = False
+        if entry.too_large == collection:
+            return None
+        if not entry.reading.acquire(blocking=False):
+            raise Loading(entry.reading)
+        try:
+            loaded = entry.loaded
+            if loaded is None or not loaded.is_of(collection):
+                if loaded and loaded.at >= since:
+                    raise Superseded
+                loaded = self._read(cur, collection, entry)
+        finally:
+            entry.expected_bytes = 0
+            entry.reading.release()
         return loaded.matrix if loaded else None
 
     def stream(self, cur: cursor, collection: Collection, sink: Callable[[Block], None]) -> None:
@@ -165,22 +182,41 @@ class Cache:
     def _read(self, cur: cursor, collection: Collection, entry: _Entry) -> _Loaded | None:
         """Bring `entry` to the version of `collection` and publish the result."""
         before, at = entry.loaded, time.monotonic()
+        row_bytes = 4 * (collection.dimension or 0) + 12
         if before and collection.follows(before.collection):
+            cur.execute(queries.count_since, {"name": collection.name, "version": before.collection.version})
+            expected = before.matrix.nbytes + cur.fetchall()[0][0] * row_bytes
+        else:
+            before = entry.loaded = None
+            cur.execute(queries.count, {"name": collection.name})
+            expected = cur.fetchall()[0][0] * row_bytes
+        if not self._reserve(entry, expected):
+            entry.loaded, entry.too_large = None, collection
+            return None
+        if before:
             matrix = self._with_changes(cur, collection, before)
         else:
-            entry.loaded = None
-            cur.execute(queries.count, {"name": collection.name})
-            (count,) = _row(cur)
-            entry.expected_bytes = count * (4 * (collection.dimension or 0) + 12)
-            if entry.expected_bytes > self._max_bytes:
-                return None
-            self._make_room()
             builder = Builder()
             self.stream(cur, collection, builder.add)
             matrix = builder.matrix()
         entry.loaded = loaded = _Loaded(collection, matrix, at)
-        self._make_room()
         return loaded
+
+    def _reserve(self, entry: _Entry, expected_bytes: int) -> bool:
+        """Make room for an entry about to be read; False when it does not fit beside what else is being read."""
+        with self._lock:
+            reading = sum(other.expected_bytes for other in self._entries.values() if other is not entry)
+            if reading + expected_bytes > self._max_bytes:
+                return False
+            entry.expected_bytes = expected_bytes
+            total = sum(other.nbytes for other in self._entries.values())
+            for name, other in list(self._entries.items()):
+                if total <= self._max_bytes:
+                    break
+                if not other.expected_bytes:
+                    total -= other.nbytes
+                    del self._entries[name]
+            return True
 
     def _with_changes(self, cur: cursor, collection: Collection, before: _Loaded) -> Matrix:
         """The matrix of `before` brought to the version of `collection`."""
@@ -209,32 +245,8 @@ class Cache:
             sink(keys, rows)
 
         # The statement may take as long as rows keep coming; the pool hangs up on a server that falls silent.
-        cur.execute("SET LOCAL statement_timeout = 0")
+        cur.execute(queries.unbounded)
         reader = RowReader(collection.dimension or 1, take)
         cur.copy_expert(cur.mogrify(sql, {"name": collection.name, "version": version}), reader)
         reader.close()
         return reader.misfits
-
-    def _make_room(self) -> None:
-        """Drop least recently used collections until the rest is within the budget."""
-        with self._lock:
-            total = sum(entry.nbytes for entry in self._entries.values())
-            for name, entry in list(self._entries.items()):
-                if total <= self._max_bytes:
-                    break
-                if entry.loaded and not entry.expected_bytes:
-                    total -= entry.nbytes
-                    del self._entries[name]
-
-
-def _equals(loaded: _Loaded | None, collection: Collection) -> bool:
-    if loaded is None:
-        return False
-    held = loaded.collection
-    return (held.epoch, held.version) == (collection.epoch, collection.version)
-
-
-def _row(cur: cursor) -> tuple[Any, ...]:
-    row = cur.fetchone()
-    assert row is not None
-    return row

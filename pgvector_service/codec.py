@@ -66,8 +66,9 @@ def decode_array(data: bytes | memoryview) -> Rows | None:
     """The float32 vector in one binary REAL[], or None when it is not a list of numbers (empty, 2-D, with NULLs)."""
     if len(data) < 20:
         return None
-    dimensions, has_nulls, _, width, _ = struct.unpack_from("!5i", data)
-    if dimensions != 1 or has_nulls or len(data) != 20 + 8 * width:
+    # The flag for NULLs stays when they have been replaced; a NULL shows in the length, which lacks 4 bytes.
+    dimensions, _, _, width, _ = struct.unpack_from("!5i", data)
+    if dimensions != 1 or len(data) != 20 + 8 * width:
         return None
     return np.frombuffer(data, dtype=">f4", offset=20).reshape(width, 2)[:, 1].astype(np.float32)
 
@@ -97,23 +98,24 @@ class RowReader:
                 ("elements", [("length", ">i4"), ("value", ">f4")], dimension),
             ]
         )
-        self._header = np.array((20 + 8 * dimension, 1, 0, FLOAT4_OID, dimension, 1))
+        self._length = 20 + 8 * dimension
 
     def write(self, data: bytes) -> None:
         """Called by psycopg2 with one row at a time (the signature comes with the first, the trailer last)."""
         self._buffer += data
-        if len(self._buffer) >= self._block_bytes:
+        # The trailer is the last thing to come and stays for `close`.
+        if len(self._buffer) >= self._block_bytes and data != TRAILER:
             self._flush()
 
     def close(self) -> None:
         """Hand on what is left."""
+        if self._buffer.endswith(TRAILER):
+            del self._buffer[-len(TRAILER) :]
         self._flush()
 
     def _flush(self) -> None:
         data = memoryview(self._buffer)[self._skip :]
         self._skip = 0
-        if len(data) % self._row.itemsize == len(TRAILER) and data[-len(TRAILER) :] == TRAILER:
-            data = data[: -len(TRAILER)]
         keys, rows = self._decode_alike(data) or self._decode_each(data)
         self._buffer = bytearray()
         if len(keys):
@@ -124,7 +126,8 @@ class RowReader:
         if len(data) % self._row.itemsize:
             return None
         block = np.frombuffer(data, dtype=self._row)
-        if (block["key_length"] != 8).any() or (block["header"] != self._header).any():
+        header = block["header"]  # length, dimensions, has-nulls, type, size, lower bound
+        if (block["key_length"] != 8).any() or (header[:, [0, 1, 4]] != (self._length, 1, self._dimension)).any():
             return None
         return block["key"].astype(np.int64), block["elements"]["value"].astype(np.float32)
 
@@ -133,7 +136,7 @@ class RowReader:
         keys: list[int] = []
         rows: list[Rows] = []
         at = 0
-        while at < len(data) and data[at : at + len(TRAILER)] != TRAILER:
+        while at < len(data):
             _, _, key, length = struct.unpack_from("!hiqi", data, at)
             at += 18
             row = decode_array(data[at : at + length]) if length >= 0 else None

@@ -67,7 +67,7 @@ class Conflict(VectorDBError):
 
 
 class CollectionExists(Conflict):
-    """A collection of this name exists already. Choose another name, or send get_or_create to use it as it is."""
+    """A collection of this name exists already. Choose another name, or use it as it is (get_or_create)."""
 
 
 class PayloadTooLarge(VectorDBError):

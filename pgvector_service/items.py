@@ -17,6 +17,8 @@ MAX_NAME_BYTES = 512
 MAX_DIMENSION = 16_384
 MAX_DEPTH = 32
 MAX_NUMBER = 2**53
+# orjson.dumps gives up at 255 levels.
+ORJSON_DEPTH = 250
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +93,24 @@ def checked_json(field: str, data: Mapping[str, Any]) -> bytes:
 
 
 def read_json(text: str) -> Any:
-    """What a JSONB value holds; a number beyond the range of floats (only plain SQL can write one) becomes infinite."""
+    """What a JSONB value holds, in a form that can be written as JSON again.
+
+    Only plain SQL can write what would not be: numbers beyond the range of floats become infinite, and a value nested
+    so deeply that JSON libraries give up becomes None.
+    """
     try:
-        return orjson.loads(text)
+        value = orjson.loads(text)
     except orjson.JSONDecodeError:
-        return json.loads(text, parse_int=float)
+        try:
+            value = json.loads(text, parse_int=float)
+        except RecursionError:
+            return None
+    if text.count("{") + text.count("[") > ORJSON_DEPTH:
+        try:
+            orjson.dumps([[[[value]]]])  # as deep as in an answer
+        except TypeError:
+            return None
+    return value
 
 
 def checked_matrix(field: str, rows: ArrayLike) -> Rows:

@@ -62,13 +62,11 @@ class Builder:
     """Gathers pieces of a few MB, as they are read from the database, into a matrix of large blocks."""
 
     def __init__(self) -> None:
-        self.nbytes = 0
         self._pieces: list[Block] = []
         self._blocks: list[Block] = []
 
     def add(self, piece: Block) -> None:
         """Take the next rows."""
-        self.nbytes += piece.nbytes
         if sum(p.nbytes for p in self._pieces) + piece.nbytes > BLOCK_BYTES:
             self._close_block()
         self._pieces.append(piece)

@@ -11,13 +11,13 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg2
 import psycopg2.extras
-from psycopg2.extensions import TRANSACTION_STATUS_IDLE, cursor
+from psycopg2.extensions import TRANSACTION_STATUS_ACTIVE, TRANSACTION_STATUS_IDLE, cursor
 from psycopg2.extensions import connection as Connection
 
 from pgvector_service import queries
@@ -45,11 +45,11 @@ class ConnectionPool:
     """At most `size` connections to `dsn`, opened when they are needed and kept.
 
     Waiting for one ends after `timeout_s` with PoolExhausted. A connection from which nothing has come for
-    `statement_timeout_s` plus a grace of 5 s is shut down, which ends the wait of the thread that uses it. Every new
-    connection begins with the statement `greeting`, if it is set.
+    `statement_timeout_s` plus a grace of 5 s, while something was asked of it, is shut down, which ends the wait of the
+    thread that uses it. `greet`, if it is set, is called with a cursor of every new connection before anybody gets it.
     """
 
-    greeting = ""
+    greet: Callable[[cursor], None] | None = None
 
     def __init__(self, dsn: str, size: int, timeout_s: float, statement_timeout_s: float) -> None:
         self._dsn = dsn
@@ -109,7 +109,7 @@ class ConnectionPool:
             except psycopg2.Error as error:
                 broken = _has_broken(conn, error)
                 if broken:
-                    conn.close()
+                    self._close(conn)
                 raise translated(error, broken=broken) from error
             finally:
                 self._give_back(conn)
@@ -120,6 +120,12 @@ class ConnectionPool:
         """Note that something has come from the server, so that a long COPY is not taken for a dead server."""
         with self._busy_lock:
             self._busy[conn] = time.monotonic()
+
+    def be_patient(self, cur: cursor) -> None:
+        """Let the statements of this transaction take as long as they need, until `still_alive` is called again."""
+        cur.execute(queries.unbounded)
+        with self._busy_lock:
+            self._busy[cur.connection] = float("inf")
 
     def _take(self) -> Connection:
         try:
@@ -132,16 +138,34 @@ class ConnectionPool:
     def _connect(self) -> Connection:
         try:
             conn = psycopg2.connect(
-                self._dsn, connect_timeout=CONNECT_TIMEOUT_S, application_name="pgvector-service", keepalives_idle=30
+                self._dsn,
+                connect_timeout=CONNECT_TIMEOUT_S,
+                application_name="pgvector-service",
+                # COPY carries UTF-8 whatever the encoding of the database or the role's preference.
+                client_encoding="UTF8",
+                keepalives_idle=30,
             )
-            conn.autocommit = True
-            psycopg2.extras.register_default_jsonb(conn, loads=read_json)
-            if self.greeting:
-                with conn.cursor() as cur:
-                    cur.execute(self.greeting)
         except psycopg2.Error as error:
             raise DatabaseUnavailable from error
+        conn.autocommit = True
+        psycopg2.extras.register_default_jsonb(conn, loads=read_json)
+        self.still_alive(conn)
+        if self.greet:
+            try:
+                with conn.cursor() as cur:
+                    self.greet(cur)
+            except BaseException as error:
+                self._close(conn)
+                if isinstance(error, psycopg2.Error):
+                    raise DatabaseUnavailable from error
+                raise
         return conn
+
+    def _close(self, conn: Connection) -> None:
+        # First out of the watchdog's sight: the number of a closed socket is soon another one's.
+        with self._busy_lock:
+            self._busy.pop(conn, None)
+        conn.close()
 
     def _give_back(self, conn: Connection) -> None:
         if not conn.closed and conn.info.transaction_status != TRANSACTION_STATUS_IDLE:
@@ -149,16 +173,14 @@ class ConnectionPool:
                 with conn.cursor() as cur:
                     cur.execute("ROLLBACK")
             except psycopg2.Error:
-                conn.close()
+                self._close(conn)
         with self._busy_lock:
             self._busy.pop(conn, None)
-        if conn.closed:
+        if not conn.closed:
+            self._idle.append(conn)
+        if conn.closed or self._closed.is_set():
             # The others went to the same server, which has probably been restarted.
             self._discard_idle()
-        elif self._closed.is_set():
-            conn.close()
-        else:
-            self._idle.append(conn)
 
     def _discard_idle(self) -> None:
         with suppress(IndexError):
@@ -168,8 +190,11 @@ class ConnectionPool:
     def _watch(self) -> None:
         while not self._closed.wait(1.0):
             with self._busy_lock:
-                overdue = time.monotonic() - self._stall_s
-                for conn in [conn for conn, since in self._busy.items() if since < overdue]:
+                now = time.monotonic()
+                for conn, since in self._busy.items():
+                    if conn.info.transaction_status != TRANSACTION_STATUS_ACTIVE and since < now:
+                        self._busy[conn] = now  # it is we who are slow: nothing is asked of the server
+                for conn in [conn for conn, since in self._busy.items() if since < now - self._stall_s]:
                     log.warning("a connection has not answered for %.0f s; hanging up", self._stall_s)
                     self._busy[conn] = float("inf")
                     with suppress(psycopg2.Error, OSError):

@@ -7,7 +7,6 @@ import orjson
 from starlette.responses import Response
 
 from pgvector_service.errors import (
-    CollectionExists,
     Conflict,
     InvalidInput,
     NotFound,
@@ -21,7 +20,6 @@ STATUS: dict[type[Exception], int] = {
     InvalidInput: 422,
     NotFound: 404,
     Conflict: 409,
-    CollectionExists: 409,
     PayloadTooLarge: 413,
     Unavailable: 503,
     VectorDBError: 500,

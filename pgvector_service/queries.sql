@@ -10,6 +10,10 @@ LOCK TABLE vector_documents IN ACCESS SHARE MODE;
 -- Before a single statement that needs no snapshot beyond its own; the two travel together and commit by themselves.
 SET LOCAL statement_timeout = %(statement_timeout_ms)s;
 
+-- name: unbounded
+-- For what takes as long as there are rows.
+SET LOCAL statement_timeout = 0;
+
 -- name: begin_write
 -- A crash must not take back what was acknowledged. Writers queue for a collection's row at most lock_timeout.
 BEGIN ISOLATION LEVEL READ COMMITTED;
@@ -27,10 +31,11 @@ SELECT obj_description(to_regclass('vector_collections'), 'pg_class');
 -- name: set_schema_mark
 COMMENT ON TABLE vector_collections IS %(mark)s;
 
+-- name: incarnation
+SELECT id::TEXT FROM vector_incarnation;
+
 -- name: name_incarnation
--- Run on every new connection: a crash has cut all older ones. Where it has emptied the table, every epoch changes.
-WITH named AS (INSERT INTO vector_incarnation DEFAULT VALUES ON CONFLICT DO NOTHING RETURNING id)
-UPDATE vector_collections SET epoch = gen_random_uuid() WHERE EXISTS (SELECT FROM named);
+INSERT INTO vector_incarnation DEFAULT VALUES ON CONFLICT DO NOTHING;
 
 -- name: pgvector_version
 SELECT extversion FROM pg_extension WHERE extname = 'vector';
@@ -69,6 +74,9 @@ DELETE FROM vector_collections WHERE collection_name = %(name)s;
 -- name: count
 SELECT count(*) FROM vector_documents WHERE collection_name = %(name)s;
 
+-- name: count_since
+SELECT count(*) FROM vector_documents WHERE collection_name = %(name)s AND version > %(version)s;
+
 -- name: stage
 CREATE TEMP TABLE vector_staging (id TEXT, document TEXT, metadata JSONB, embedding REAL[]) ON COMMIT DROP;
 
@@ -76,8 +84,7 @@ CREATE TEMP TABLE vector_staging (id TEXT, document TEXT, metadata JSONB, embedd
 COPY vector_staging (id, document, metadata, embedding) FROM STDIN (FORMAT binary);
 
 -- name: bump
-SELECT vector_bump(%(name)s, %(width)s);
-SELECT version, dimension, metric FROM vector_collections WHERE collection_name = %(name)s;
+SELECT version, dimension, metric FROM vector_bump(%(name)s, %(width)s);
 
 -- name: upsert
 -- Sorted by id, so that writers who share ids lock them in one order.
@@ -106,7 +113,7 @@ WHERE collection_name = %(name)s AND id = ANY(%(ids)s);
 
 -- name: items_after
 SELECT key, id, document, metadata FROM vector_documents
-WHERE collection_name = %(name)s AND id > %(after)s ORDER BY id LIMIT %(limit)s;
+WHERE collection_name = %(name)s AND (%(after)s IS NULL OR id > %(after)s) ORDER BY id LIMIT %(limit)s;
 
 -- name: items_by_key
 -- By key alone: a second condition tempts the planner, while it has no statistics, to scan the whole collection.

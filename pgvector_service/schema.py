@@ -32,6 +32,6 @@ def apply(pool: ConnectionPool) -> None:
         cur.execute(queries.apply_lock)
         cur.execute(queries.schema_mark)
         if cur.fetchone() != (mark,):
+            pool.be_patient(cur)
             cur.execute(sql)
             cur.execute(queries.set_schema_mark, {"mark": mark})
-            cur.execute(queries.name_incarnation)

@@ -136,14 +136,14 @@ FAULTS = {
     "the version is not checked": """
 from pgvector_service import queries
 queries._STATEMENTS["items_by_key_if_unchanged"] = queries.items_by_key_if_unchanged.replace("c.version =", "0 <")
-cache._equals = lambda loaded, _: loaded is not None""",
+cache._Loaded.is_of = lambda self, _: True""",
     "the version is not checked after ranking": """
 from pgvector_service import queries
 queries._STATEMENTS["items_by_key_if_unchanged"] = queries.items_by_key_if_unchanged.replace("c.version =", "0 <")""",
     "the epoch is not checked": """
 from pgvector_service import queries
 queries._STATEMENTS["items_by_key_if_unchanged"] = queries.items_by_key_if_unchanged.replace("c.epoch =", "''<>")
-cache._equals = lambda loaded, now: loaded is not None and loaded.collection.version == now.version
+cache._Loaded.is_of = lambda self, now: self.collection.version == now.version
 cache.Collection.follows = lambda self, other: other.version < self.version""",
     "deletions are not applied": "matrix.Matrix.without = lambda self, keys: self",
     "the service does not stamp its rows": """
