@@ -355,6 +355,12 @@ def test_a_body_that_is_no_json_is_refused(client: TestClient, content: bytes) -
     refusal(client.post("/items", content=content, headers={"content-type": "application/json"}), 422)
 
 
+def test_a_long_list_of_wrong_entries_is_one_fault(client: TestClient) -> None:
+    for field in ("ids", "documents", "metadatas"):
+        detail = refusal(client.post("/items", json=items() | {field: [0] * 300_000}), 422)
+        assert re.fullmatch(rf"{field}\[0\]: input should be a valid \w+\.", detail)
+
+
 def chunks(size: int) -> Iterator[bytes]:
     for _ in range(0, size, 2**16):
         yield b" " * 2**16

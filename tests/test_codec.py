@@ -139,3 +139,30 @@ def test_an_empty_answer_has_no_rows(connection: psycopg2.extensions.connection)
         cursor.copy_expert("COPY stored TO STDOUT (FORMAT binary)", reader)
         reader.close()
     assert not reader.misfits
+
+
+def test_a_row_may_look_like_the_end_of_the_stream_wherever_it_is_cut(
+    connection: psycopg2.extensions.connection,
+) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("TRUNCATE stored")
+        # A NULL ends in ff ff, as the stream does; 18 of them are as long as 7 fitting rows and a trailer.
+        cursor.execute("INSERT INTO stored SELECT i, NULL FROM generate_series(1, 60) i")
+        cursor.execute("INSERT INTO stored SELECT i, '{NaN}' FROM generate_series(61, 70) i")
+        for block_bytes in range(1, 500, 3):
+            keys: list[int] = []
+            reader = RowReader(1, lambda block, _, keys=keys: keys.extend(block.tolist()), block_bytes)  # type: ignore[misc]
+            cursor.copy_expert("COPY stored TO STDOUT (FORMAT binary)", reader)
+            reader.close()
+            assert (len(reader.misfits), len(keys)) == (60, 10)
+
+
+def test_an_array_that_once_held_a_null_is_a_vector(connection: psycopg2.extensions.connection) -> None:
+    received: list[list[float]] = []
+    with connection.cursor() as cursor:
+        cursor.execute("TRUNCATE stored")
+        cursor.execute("INSERT INTO stored VALUES (1, '{1,NULL}'), (2, '{3,4}'); UPDATE stored SET embedding[2] = 2")
+        reader = RowReader(2, lambda _, rows: received.extend(rows.tolist()))
+        cursor.copy_expert("COPY stored TO STDOUT (FORMAT binary)", reader)
+        reader.close()
+    assert sorted(received) == [[1, 2], [3, 2]]

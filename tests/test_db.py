@@ -2,6 +2,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import psycopg2
 import pytest
 
 from pgvector_db import VectorDB
+from pgvector_service.cache import Cache
 from pgvector_service.errors import (
     CollectionExists,
     CollectionNotFound,
@@ -16,6 +18,7 @@ from pgvector_service.errors import (
     DimensionMismatch,
     InvalidInput,
     PoolExhausted,
+    Unavailable,
 )
 
 Sql = Callable[..., list[tuple[Any, ...]]]
@@ -122,6 +125,8 @@ def test_pages_are_stable_and_complete(db: VectorDB) -> None:
     assert seen == [f"i{i:05}" for i in range(25)]
     with pytest.raises(InvalidInput, match="cursor"):
         db.get_items("c", cursor="?")
+    with pytest.raises(InvalidInput, match="limit"):
+        db.get_items("c", limit=0)
 
 
 def test_an_export_is_one_snapshot(db: VectorDB) -> None:
@@ -278,12 +283,82 @@ def test_commits_that_a_crash_took_back_are_noticed(db: VectorDB, sql: Sql) -> N
     assert db.list_collections()["collections"][0]["count"] == 10
 
 
-def test_rows_deleted_past_the_triggers_are_missed_when_they_would_be_shown(db: VectorDB, sql: Sql) -> None:
-    fill(db, 10)
-    assert len(found(db, [1, 0, 0, 0])) == 10
-    sql("BEGIN; SET LOCAL vector.stamped = on; DELETE FROM vector_documents WHERE id < 'i00005'; COMMIT")
+@pytest.mark.parametrize("n_results", [1, 3, 10])
+def test_rows_deleted_past_the_triggers_are_missed_when_they_would_be_shown(
+    db: VectorDB, sql: Sql, n_results: int
+) -> None:
+    db.add_with_embeddings("c", list("abcdef"), None, None, np.ones((6, 4)))  # all equally near
+    for _ in range(3):
+        assert found(db, [1, 0, 0, 0], n_results) == list("abcdef")[:n_results]
+    sql("BEGIN; SET LOCAL vector.stamped = on; DELETE FROM vector_documents WHERE id < 'e'; COMMIT")
 
+    assert found(db, [1, 0, 0, 0], n_results) == list("ef")[:n_results]
+
+
+def test_a_collection_rebuilt_in_one_transaction_is_found(db: VectorDB, sql: Sql) -> None:
+    fill(db, 5)
     assert len(found(db, [1, 0, 0, 0])) == 5
+    insert = "INSERT INTO vector_documents (id, collection_name, embedding) VALUES ('new', %s, '{1,0}');"
+    sql(
+        "BEGIN; DELETE FROM vector_documents; DELETE FROM vector_collections;"
+        "INSERT INTO vector_collections (collection_name) VALUES ('c');" + insert + "COMMIT",
+        ("c",),
+    )
+    assert found(db, [1, 0]) == ["new"]
+    sql(
+        "BEGIN; UPDATE vector_documents SET document = 'x'; UPDATE vector_collections SET collection_name = 'd';"
+        "INSERT INTO vector_collections (collection_name) VALUES ('c');" + insert + "COMMIT",
+        ("c",),
+    )
+    assert found(db, [1, 0]) == found(db, [1, 0], name="d") == ["new"]
+    assert db.get_collection("c")["dimension"] == 2
+
+
+def test_a_transaction_is_one_version(db: VectorDB, sql: Sql) -> None:
+    fill(db, 5)
+    sql("BEGIN; UPDATE vector_documents SET document = 'x'; DELETE FROM vector_documents WHERE id = 'i00001'; COMMIT")
+    sql("UPDATE vector_documents SET document = 'y'")
+    assert db.get_collection("c")["version"] == 3
+
+
+def test_a_metric_changed_by_plain_sql_counts_at_once(db: VectorDB, sql: Sql) -> None:
+    db.add_with_embeddings("c", ["short", "long"], None, None, [[1, 0], [9, 9]])
+    for _ in range(3):
+        assert found(db, [1, 0]) == ["short", "long"]
+    sql("UPDATE vector_collections SET metric = 'ip'")
+    for _ in range(3):
+        assert found(db, [1, 0]) == ["long", "short"]
+
+
+def test_the_triggers_work_under_any_search_path(db: VectorDB, sql: Sql) -> None:
+    fill(db, 5)
+    sql("SET search_path = ''; DELETE FROM public.vector_documents WHERE id = 'i00001'; RESET search_path")
+    assert len(found(db, [1, 0, 0, 0])) == 4
+
+
+def test_a_row_may_move_there_and_back_and_go_in_one_transaction(db: VectorDB, sql: Sql) -> None:
+    for name in ("c", "d"):
+        db.add_with_embeddings(name, [name], None, None, unit(1, 0))
+        assert found(db, [1, 0], name=name) == [name]
+    move = "UPDATE vector_documents SET collection_name = '{}' WHERE id = 'c';"
+    sql("BEGIN;" + move.format("d") + move.format("c") + "DELETE FROM vector_documents WHERE id = 'c'; COMMIT")
+    assert found(db, [1, 0]) == []
+    assert found(db, [1, 0], name="d") == ["d"]
+
+
+def test_ids_and_metadata_that_the_gate_would_refuse_are_listed_all_the_same(db: VectorDB, sql: Sql) -> None:
+    db.add_with_embeddings("c", ["a"], None, None, unit(1, 0))
+    for id_ in ("", "x" * 600, "z"):
+        sql("INSERT INTO vector_documents (id, collection_name, embedding) VALUES (%s, 'c', '{1,0}')", (id_,))
+    sql("UPDATE vector_documents SET metadata = %s::jsonb WHERE id = 'z'", ("[" * 3000 + "]" * 3000,))
+    sql("UPDATE vector_documents SET metadata = %s::jsonb WHERE id = 'a'", ("[" * 300 + "]" * 300,))
+    seen, cursor = [], None
+    for _ in range(4):
+        page = db.get_items("c", limit=1, cursor=cursor)
+        assert page["metadatas"] == [None]
+        seen += page["ids"]
+        cursor = page["next_cursor"]
+    assert (seen, cursor) == (["", "a", "x" * 600, "z"], None)
 
 
 # Memory
@@ -311,7 +386,124 @@ def test_a_collection_that_outgrows_the_budget_is_still_searched(database: str) 
         assert db.check_health()["memory_bytes"] <= 50_000
 
 
+def test_a_collection_that_has_grown_past_the_budget_is_not_read_into_memory(database: str, sql: Sql) -> None:
+    with VectorDB(database, cache_max_bytes=50_000) as db:
+        fill(db, 10)
+        assert len(found(db, [1, 0, 0, 0])) == 10
+        sql(
+            "INSERT INTO vector_documents (id, collection_name, embedding)"
+            "SELECT 'n' || i, 'c', ARRAY[i, 1, 2, 3] FROM generate_series(1, 20000) i"
+        )
+        assert len(found(db, [1, 0, 0, 0], 30_000)) == 20_010
+        assert db.check_health()["memory_bytes"] <= 50_000
+
+
+def test_collections_read_at_once_share_the_budget(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with VectorDB(database, cache_max_bytes=70_000) as db:
+        for i in range(8):
+            fill(db, 1000, name=f"c{i}")  # 28 kB each
+        most = []
+        stream = Cache.stream
+
+        def watched(self: Cache, *arguments: Any) -> None:
+            most.append(self.nbytes)
+            time.sleep(0.1)
+            stream(self, *arguments)
+
+        monkeypatch.setattr(Cache, "stream", watched)
+        with ThreadPoolExecutor(8) as threads:
+            assert set(threads.map(lambda i: len(found(db, [1, 0, 0, 0], 2000, f"c{i}")), range(8))) == {1000}
+        assert max(most) <= 70_000
+        assert db.check_health()["memory_bytes"] <= 70_000
+
+
 # Connections
+
+
+def test_first_writers_of_a_collection_get_versions_of_their_own(db: VectorDB) -> None:
+    for round_ in range(25):
+        name = f"c{round_}"
+        start = threading.Barrier(6)
+
+        def write(i: int, name: str = name, start: threading.Barrier = start) -> int:
+            start.wait()
+            if i == 5:
+                with suppress(CollectionExists):
+                    db.create_collection(name)
+                return 0
+            return int(db.add_with_embeddings(name, [f"i{i}"], None, None, unit(1, i))["version"])
+
+        with ThreadPoolExecutor(6) as threads:
+            assert sorted(threads.map(write, range(6))) == [0, 1, 2, 3, 4, 5]
+        assert len(found(db, [1, 0], name=name)) == 5
+
+
+def test_a_writer_that_waits_while_its_collection_is_replaced_writes_to_the_new_one(
+    db: VectorDB, database: str
+) -> None:
+    db.add_with_embeddings("c", ["old"], None, None, unit(1, 0))
+    other = psycopg2.connect(database)
+    with other.cursor() as cursor, ThreadPoolExecutor(1) as thread:
+        cursor.execute("DELETE FROM vector_collections; INSERT INTO vector_collections (collection_name) VALUES ('c')")
+        written = thread.submit(db.add_with_embeddings, "c", ["new"], None, None, unit(1, 0))
+        time.sleep(0.3)
+        other.commit()
+        assert written.result(20)["version"] == 1
+    other.close()
+    assert found(db, [1, 0]) == ["new"]
+
+
+def test_an_export_may_be_read_slowly(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pgvector_service.pool.STALL_GRACE_S", 0.2)
+    with VectorDB(database, statement_timeout_s=0.5) as db:
+        fill(db, 2500)
+        export = db.export_collection("c")
+        next(export)
+        time.sleep(3)
+        assert len(list(export)) == 2499
+
+
+def test_exports_leave_connections_to_others(database: str) -> None:
+    with VectorDB(database, pool_size=4) as db:
+        fill(db, 5)
+        export = db.export_collection("c")
+        next(export)
+        with pytest.raises(PoolExhausted, match="exports"):
+            next(db.export_collection("c"))
+        assert db.count("c") == 5
+        export.close()
+        assert len(list(db.export_collection("c"))) == 5
+
+
+def test_a_database_that_accepts_no_writes_is_searched(database: str, sql: Sql) -> None:
+    with VectorDB(database) as db:
+        fill(db, 5)
+    sql("TRUNCATE vector_incarnation")
+    name = database.split("/")[3].split("?")[0]
+    sql(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    with VectorDB(database) as db:
+        for _ in range(3):
+            assert len(found(db, [1, 0, 0, 0])) == 5
+        with pytest.raises(Unavailable, match="accepts no writes"):
+            db.delete_items("c", ["i00001"])
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII", "UTF8"])
+def test_texts_are_the_same_in_a_database_of_any_encoding(server: str, encoding: str) -> None:
+    admin = psycopg2.connect(server)
+    admin.autocommit = True
+    with admin.cursor() as cursor:
+        cursor.execute(f"CREATE DATABASE encoded ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
+        try:
+            with VectorDB(server.replace("/postgres?", "/encoded?")) as db:
+                db.add_with_embeddings("cé", ["é"], ["naïve"], [{"ß": "ü"}], unit(1, 0))
+                items = db.get_items("cé", ["é"])
+                assert (items["ids"], items["documents"], items["metadatas"]) == (["é"], ["naïve"], [{"ß": "ü"}])
+                assert found(db, [1, 0], name="cé") == ["é"]
+                assert [c["name"] for c in db.list_collections()["collections"]] == ["cé"]
+        finally:
+            cursor.execute("DROP DATABASE encoded WITH (FORCE)")
+    admin.close()
 
 
 def test_searches_and_writes_of_many_threads_agree(db: VectorDB) -> None:
