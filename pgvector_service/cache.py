@@ -81,9 +81,8 @@ class _Entry:
 class Cache:
     """Matrices of collections by name, at most `max_bytes` in all; the least recently used go first.
 
-    `generation` changes when all that was in memory has lost its worth (`forget_all`).
-
-    `still_alive` is called with the cursor after each piece that a long read has brought.
+    `generation` changes when all that was in memory has lost its worth (`forget_all`). `still_alive` is called with the cursor
+    after each piece that a long read has brought.
     """
 
     def __init__(self, max_bytes: int, still_alive: Callable[[cursor], None]) -> None:
@@ -191,7 +190,9 @@ class Cache:
             cur.execute(queries.count, {"name": collection.name})
             expected = cur.fetchall()[0][0] * row_bytes
         if not self._reserve(entry, expected):
-            entry.loaded, entry.too_large = None, collection
+            entry.loaded = None
+            if expected > self._max_bytes:
+                entry.too_large = collection
             return None
         if before:
             matrix = self._with_changes(cur, collection, before)
