@@ -81,8 +81,8 @@ class _Entry:
 class Cache:
     """Matrices of collections by name, at most `max_bytes` in all; the least recently used go first.
 
-    `generation` changes when all that was in memory has lost its worth (`forget_all`). `still_alive` is called with the cursor
-    after each piece that a long read has brought.
+    `generation` changes when all that was in memory has lost its worth (`forget_all`). `still_alive` is called with the
+    cursor after each piece that a long read has brought.
     """
 
     def __init__(self, max_bytes: int, still_alive: Callable[[cursor], None]) -> None:
