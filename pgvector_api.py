@@ -130,7 +130,7 @@ router = APIRouter(route_class=_Route)
     response_model=models.Collection,
     responses={
         200: {"model": models.Collection, "description": "It existed; get_or_create"},
-        **_problems(409, 422, 503),
+        **_problems(409, 413, 422, 503),
     },
 )
 def create_collection(body: models.NewCollection, db: Database) -> Response:
@@ -139,7 +139,7 @@ def create_collection(body: models.NewCollection, db: Database) -> Response:
         return Answer(db.create_collection(body.name, body.dimension, body.metric, body.metadata), 201)
     except CollectionExists:
         if not body.get_or_create:
-            raise
+            raise CollectionExists(f"{CollectionExists.__doc__} Or send get_or_create to use it as it is.") from None
     collection = db.get_collection(body.name)
     for field in body.model_fields_set & {"dimension", "metric"}:
         if getattr(body, field) not in (None, collection[field]):
@@ -169,7 +169,7 @@ def get_collection(name: Name, db: Database) -> Response:
     "/collections/{name}",
     tags=["collections"],
     response_model=models.Collection,
-    responses=_problems(404, 409, 422, 503),
+    responses=_problems(404, 409, 413, 422, 503),
 )
 def update_collection(name: Name, body: models.CollectionChange, db: Database) -> Response:
     """Rename a collection, which rewrites all its rows, or replace its metadata, or both."""
@@ -236,7 +236,7 @@ def add_items(body: models.Items, db: Database) -> Response:
     return Answer(written, 201)
 
 
-@router.post("/items/get", tags=["items"], response_model=models.ItemsPage, responses=_problems(404, 422, 503))
+@router.post("/items/get", tags=["items"], response_model=models.ItemsPage, responses=_problems(404, 413, 422, 503))
 def get_items(body: models.ItemsQuery, db: Database, settings: Configured) -> Response:
     """Items by id, or all page by page."""
     _check_at_most("limit", body.limit, settings.max_results)
@@ -244,7 +244,7 @@ def get_items(body: models.ItemsQuery, db: Database, settings: Configured) -> Re
     return Answer(db.get_items(body.collection_name, body.ids, body.limit, body.cursor, body.include))
 
 
-@router.post("/items/delete", tags=["items"], response_model=models.Deleted, responses=_problems(404, 422, 503))
+@router.post("/items/delete", tags=["items"], response_model=models.Deleted, responses=_problems(404, 413, 422, 503))
 def delete_items(body: models.ItemsDeletion, db: Database) -> Response:
     """Delete items by id; ids that do not exist are passed over."""
     return Answer(db.delete_items(body.collection_name, body.ids))
@@ -288,14 +288,16 @@ def delete_item(name: Name, item_id: ItemId, db: Database) -> Response:
 # Search
 
 
-@router.post("/search/vector", tags=["search"], response_model=models.Hits, responses=_problems(404, 422, 503))
+@router.post("/search/vector", tags=["search"], response_model=models.Hits, responses=_problems(404, 413, 422, 503))
 def search_vector(body: models.VectorQuery, db: Database, settings: Configured) -> Response:
     """The items nearest to an embedding, best first; equally near ones in id order."""
     _check_at_most("n_results", body.n_results, settings.max_results)
     try:
         (hits,) = db.query_by_vector(body.collection_name, [body.query_embedding], body.n_results, body.include)
     except InvalidInput as error:
-        raise InvalidInput(error.field.replace("query_embeddings[0]", "query_embedding"), error.problem) from error
+        # VectorDB takes lists of queries; here there is one, under another name.
+        field, _, _ = str(error).partition(":")
+        raise error.of_field(field.replace("query_embeddings[0]", "query_embedding")) from error.__cause__
     return Answer(hits)
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import signal
+import socket
 import sys
 from collections.abc import Sequence
 from types import FrameType
@@ -41,6 +42,7 @@ def serve(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM; starts the embedded PostgreSQL when there is no DATABASE_URL, and stops it."""
     signal.signal(signal.SIGTERM, _exit)
     logs.configure(settings.log_level, settings.log_format)
+    _check_address(settings.api_host, settings.api_port)
     postgres = None
     try:
         if settings.database_url is None:
@@ -67,8 +69,20 @@ def serve(settings: Settings) -> None:
     except KeyboardInterrupt:
         pass
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
         if postgres:
             postgres.stop()
+
+
+def _check_address(host: str, port: int) -> None:
+    """Say so before anything is started when the address is taken or is none of this machine's."""
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        reason = str(error.strerror).partition(" (while")[0]
+        raise SettingsError(
+            f"API_PORT: cannot listen on {host}:{port} ({reason}). Choose another with --host and --port."
+        ) from None
 
 
 def worker() -> FastAPI:

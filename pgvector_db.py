@@ -238,6 +238,8 @@ class VectorDB:
         Raises CollectionNotFound, and CollectionExists when `new_name` is taken.
         """
         check_collection_name("name", name)
+        if new_name is None and metadata is None:
+            raise InvalidInput("new_name", "or metadata must be given, or there is nothing to change.")
         if new_name is not None:
             check_collection_name("new_name", new_name)
         text = None if metadata is None else checked_json("metadata", metadata).decode()
@@ -319,7 +321,7 @@ class VectorDB:
         """Items by id, in the order asked for and without those that do not exist, or else page by page in id order.
 
         Returns lists `ids` and those of `include`, and `next_cursor`: pass it as `cursor` for the next page; None at
-        the end. An embedding that is not of the collection's dimension is None.
+        the end. An embedding is a float32 vector, or None where plain SQL has written something else.
         """
         if ids is not None:
             checked_ids(ids)
@@ -517,13 +519,15 @@ class VectorDB:
         }
         return {name: column for name, column in columns.items() if name == "ids" or name in include}
 
-    def _embeddings(self, cur: cursor, collection: Collection, keys: Sequence[int]) -> dict[int, Rows]:
-        """The embeddings of the rows with these keys, without those that are not of the collection's dimension."""
-        found: dict[int, Rows] = {}
-        if keys and collection.dimension:
-            reader = RowReader(
-                collection.dimension, lambda keys, rows: found.update(zip(keys.tolist(), rows, strict=True))
-            )
+    def _embeddings(self, cur: cursor, collection: Collection, keys: Sequence[int]) -> dict[int, Rows | None]:
+        """The embeddings of the rows with these keys; None for what is no list of numbers."""
+        found: dict[int, Rows | None] = {}
+
+        def take(keys: Keys, rows: Rows) -> None:
+            found.update(zip(keys.tolist(), rows, strict=True))
+
+        if keys:
+            reader = RowReader(collection.dimension or 1, take, found.__setitem__)
             cur.copy_expert(cur.mogrify(queries.copy_keys, {"keys": list(keys)}), reader)
             reader.close()
         return found
@@ -570,7 +574,7 @@ def _all_keys(hits: Sequence[tuple[Keys, Floats]]) -> list[int]:
 
 def _answers(
     rows: Sequence[tuple[Any, ...]],
-    vectors: Mapping[int, Rows],
+    vectors: Mapping[int, Rows | None],
     hits: Sequence[tuple[Keys, Floats]],
     metric: Metric,
     include: Sequence[str],

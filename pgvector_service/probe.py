@@ -65,7 +65,7 @@ class Probe:
                 said = ""
             except VectorDBError as error:
                 if said != str(error):
-                    log.warning("the database is not ready: %s %s", error, error.__cause__ or "")
+                    log.warning("the database is not ready, trying on: %s", error.__cause__ or error)
                 said = str(error)
             except Exception:
                 log.exception("the health probe failed")

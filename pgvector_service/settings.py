@@ -3,10 +3,11 @@
 import os
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 import platformdirs
 import psutil
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -27,7 +28,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
 
-    database_url: str | None = Field(None, pattern=r"^postgres(ql)?://")
+    database_url: str | None = None
     api_host: str = "127.0.0.1"
     api_port: int = Field(8000, ge=0, le=65535)
     web_concurrency: int = Field(1, ge=1, le=64)
@@ -41,6 +42,21 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["text", "json"] = "text"
 
+    @field_validator("database_url")
+    @classmethod
+    def _is_a_url(cls, url: str | None) -> str | None:
+        if url is not None:
+            try:
+                parts = urlsplit(url)
+                usable = parts.scheme in ("postgresql", "postgres") and parts.netloc.count("@") < 2 and parts.port != 0
+            except ValueError:
+                usable = False
+            if not usable:
+                raise ValueError(
+                    "must be like postgresql://user:password@host:5432/database, the password percent-encoded"
+                )
+        return url
+
     @classmethod
     def load(cls, **overrides: object) -> "Settings":
         """Read the environment and `.env`; `overrides` (command-line options) win where they are not None.
@@ -53,7 +69,8 @@ class Settings(BaseSettings):
         except ValidationError as error:
             first = error.errors()[0]
             variable = str(first["loc"][0]).upper()
-            raise SettingsError(f"{variable}: {first['msg']}. Correct it in the environment or in .env.") from None
+            problem = first["msg"].removeprefix("Value error, ")
+            raise SettingsError(f"{variable}: {problem}. Correct it in the environment or in .env.") from None
 
     def export(self) -> None:
         """Put every setting into the environment, where the worker processes that are started next read it."""

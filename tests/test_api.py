@@ -259,7 +259,8 @@ def items(**changes: Any) -> dict[str, Any]:
         (items(collection_name="a/b"), "collection_name: must not contain '/'"),
         (items(collection_name=".."), "collection_name: must not"),
         (items(collection_name=""), "collection_name: must have 1 to 512 bytes"),
-        (items(extra=1), "extra: extra inputs are not permitted"),
+        (items(extra=1), "extra: is not a field of this request;"),
+        ({"colection_name": "new"}, r"colection_name: is not a field of this request \(3 more\)"),
         ({"collection_name": "new"}, r"ids: field required \(1 more\)"),
         ([], "body: must be a JSON object"),
         (None, "body: must be a JSON object"),
@@ -318,6 +319,12 @@ def test_what_is_accepted_is_read_back(client: TestClient, good: Any) -> None:
 )
 def test_a_wrong_search_is_refused_by_field_and_position(filled: TestClient, wrong: dict[str, Any], where: str) -> None:
     assert re.search(where, refusal(filled.post("/search/vector", json=QUERY | wrong), 422))
+
+
+def test_a_query_of_another_width_has_a_code_of_its_own(filled: TestClient) -> None:
+    wrong = filled.post("/search/vector", json=QUERY | {"query_embedding": [1, 2]})
+    assert refusal(wrong, 422, "dimension_mismatch").startswith("query_embedding: expected 3")
+    assert refusal(filled.patch("/collections/research_papers", json={}), 422).startswith("new_name: or metadata")
 
 
 def test_a_wrong_batch_search_is_refused(filled: TestClient) -> None:

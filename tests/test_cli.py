@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -96,7 +97,10 @@ def test_workers_end_when_their_parent_is_killed(database: str) -> None:
     [
         ({"API_PORT": "eighty"}, "pgvector-api: API_PORT: Input should be a valid integer"),
         ({"DB_POOL_SIZE": "0"}, "pgvector-api: DB_POOL_SIZE: Input should be greater than or equal to 1"),
-        ({"DATABASE_URL": "mysql://x:secret@y"}, "pgvector-api: DATABASE_URL: String should match pattern"),
+        ({"DATABASE_URL": "mysql://x:secret@y"}, "pgvector-api: DATABASE_URL: must be like postgresql://user:"),
+        ({"DATABASE_URL": "postgresql://x:se@cret:w@y:5/d"}, "pgvector-api: DATABASE_URL: must be like postgresql://"),
+        ({"DATA_DIR": "/proc/x"}, "pgvector-api: DATA_DIR: /proc/x cannot be used: No such file or directory."),
+        ({"DATA_DIR": __file__, "API_PORT": "0"}, f"pgvector-api: DATA_DIR: {__file__} cannot be used: File exists."),
         ({"LOG_FORMAT": "xml"}, "pgvector-api: LOG_FORMAT: Input should be 'text' or 'json'"),
     ],
 )
@@ -106,6 +110,16 @@ def test_a_wrong_setting_stops_the_start_with_one_line(variables: dict[str, str]
     assert result.stderr.startswith(line)
     assert result.stderr.count("\n") == 1
     assert "secret" not in result.stderr
+
+
+def test_an_address_that_is_taken_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        line = run("serve", "--port", str(port)).stderr
+        assert line.startswith(f"pgvector-api: API_PORT: cannot listen on 127.0.0.1:{port} (Address already in use).")
+    assert run("serve", "--host", "no.such.host.invalid").stderr.startswith(
+        "pgvector-api: API_PORT: cannot listen on no."
+    )
 
 
 def test_options_win_over_variables() -> None:

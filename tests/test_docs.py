@@ -93,7 +93,6 @@ def test_the_python_examples_run(client: TestClient, database: str, monkeypatch:
 
 
 def test_the_plain_sql_example_works(db: VectorDB, sql: Any) -> None:
-    db.add_with_embeddings("research_papers", ["doc1"], None, None, [[1.0, 0.0, 0.0]])
     (statement,) = re.findall(r"```sql\n(.*?)```", README, re.DOTALL)
     sql(statement)
     assert db.query_by_vector("research_papers", [[0.1, 0.2, 0.3]], 1)[0]["ids"] == ["doc4"]
