@@ -19,6 +19,7 @@ import psutil
 import psycopg2
 import pytest
 from fastapi.testclient import TestClient
+from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 from pgvector_api import create_app
@@ -33,7 +34,13 @@ for variable in VARIABLES:
     os.environ.pop(variable, None)
 Settings.model_config["env_file"] = None
 
-hypothesis_settings.register_profile("default", deadline=None, print_blob=True)
+# A noisy machine is no fault of the data, and databases are shared between the examples of a test on purpose.
+hypothesis_settings.register_profile(
+    "default",
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 hypothesis_settings.load_profile("default")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import requests
 from fastapi.testclient import TestClient
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
@@ -409,7 +409,7 @@ BODIES = st.fixed_dictionaries(
 POSTS = ["/items", "/items/get", "/items/delete", "/search/vector", "/search/vector/batch", "/collections"]
 
 
-@settings(max_examples=400, suppress_health_check=list(HealthCheck))
+@settings(max_examples=400)
 @given(route=st.sampled_from(POSTS), sent=BODIES | JSON, keep=st.booleans())
 def test_no_body_brings_the_service_down(client: TestClient, route: str, sent: Any, keep: bool) -> None:
     if keep and isinstance(sent, dict):  # mostly fields that the route knows, or nothing but refusals is tested
