@@ -1,4 +1,4 @@
-"""A real PostgreSQL for the session, a database of its own for every test, and the service over it."""
+"""A real PostgreSQL for the whole run, a database of its own for every test, and the service over it."""
 
 import os
 import shutil
