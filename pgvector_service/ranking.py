@@ -25,8 +25,8 @@ Mask = NDArray[np.bool_]
 SAFE_NORMS = (1e-12, 1e18)
 # Scores of several queries that are held at a time: 16 MB.
 SCORES_AT_ONCE = 4 * 2**20
-# BLAS uses all cores for one product. Several at a time fight for them: with 20,000 x 128 rows on 2 cores 16 threads did
-# 40 searches/s, and 600 to 720 in turn (one thread alone 1,560).
+# BLAS uses all cores for one product. Several at a time fight for them: with 20,000 x 128 rows on 2 cores, 16 threads
+# did 40 searches/s, and 600 to 720 in turn (one thread alone 1,560).
 _one_product = threading.Lock()
 # Rows measured in float64 at a time: 1,000 x 384 take 3 MB.
 EXACT_ROWS = 1_000
