@@ -31,7 +31,7 @@ from pgvector_service.settings import Settings, SettingsError
 
 log = logging.getLogger(__name__)
 
-# Vectors of a batch search times n_results, in multiples of MAX_RESULTS.
+# Queries of a batch search times n_results are at most so many times MAX_RESULTS.
 BATCH_SHARE = 10
 EXPORT_LINES = 200
 

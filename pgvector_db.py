@@ -40,8 +40,8 @@ from pgvector_service.items import (
     MAX_DIMENSION,
     Batch,
     check_collection_name,
+    check_ids,
     checked_batch,
-    checked_ids,
     checked_json,
     checked_matrix,
     refuse_zeros,
@@ -114,6 +114,7 @@ class VectorDB:
         self._statement_timeout_s = statement_timeout_s
         self._cache = Cache(cache_max_bytes, self._still_alive)
         self._incarnation: str | None = None
+        self._was_alive = True
         self._exports = threading.BoundedSemaphore(max(1, pool_size // EXPORTS_SHARE))
         self._pool: ConnectionPool | None = None
         self._probe: ConnectionPool | None = None
@@ -132,10 +133,13 @@ class VectorDB:
         pool = ConnectionPool(self._dsn, self._pool_size, self._pool_timeout_s, self._statement_timeout_s)
         try:
             schema.apply(pool)
+            pool.greet = self._greet
+            # The connection that has applied the schema is there already and is not greeted by the pool.
+            with pool.connection() as conn, conn.cursor() as cur:
+                self._greet(cur)
         except BaseException:
             pool.close()
             raise
-        pool.greet = self._greet
         self._probe = ConnectionPool(self._dsn, 1, 0.0, PROBE_TIMEOUT_S)
         self._pool = pool
 
@@ -176,7 +180,11 @@ class VectorDB:
                     row = cur.fetchone()
                     alive, pgvector = True, row[0] if row else None
             except Unavailable as error:
-                log.warning("health: %s", error)
+                if self._was_alive:
+                    log.warning("the database is away: %s", error.__cause__ or error)
+        if alive and not self._was_alive:
+            log.info("the database is back")
+        self._was_alive = alive or self._probe is None
         return {
             "database": alive,
             "pgvector": pgvector,
@@ -244,7 +252,8 @@ class VectorDB:
             check_collection_name("new_name", new_name)
         text = None if metadata is None else checked_json("metadata", metadata).decode()
         with self._transaction(queries.begin_write) as cur:
-            self._open_pool.be_patient(cur)
+            if new_name is not None:
+                self._open_pool.be_patient(cur)
             cur.execute(queries.update_collection, {"name": name, "new_name": new_name, "metadata": text})
             if not cur.rowcount:
                 raise CollectionNotFound
@@ -324,7 +333,7 @@ class VectorDB:
         the end. An embedding is a float32 vector, or None where plain SQL has written something else.
         """
         if ids is not None:
-            checked_ids(ids)
+            check_ids(ids)
         if limit < 1:
             raise InvalidInput("limit", "must be 1 or more.")
         after = None if cursor is None else _decode_cursor(cursor)
@@ -344,7 +353,7 @@ class VectorDB:
     def delete_items(self, name: str, ids: Sequence[str]) -> dict[str, Any]:
         """Delete items by id; ids that do not exist are passed over. Returns `{"deleted": n, "version"}`."""
         check_collection_name("collection_name", name)
-        checked_ids(ids)
+        check_ids(ids)
         with self._transaction(queries.begin_write) as cur:
             bumped = _bump(cur, name, None)
             if bumped is None:

@@ -69,15 +69,15 @@ class EmbeddedPostgres:
             _remove_if_stale(left_behind)
         try:
             self._server = self._get_server(self.folder, cleanup_mode=None)
-        except (subprocess.SubprocessError, OSError, AssertionError) as error:
+            url: str = self._server.get_uri()
+            with psycopg2.connect(url) as connection, connection.cursor() as cursor:
+                # Two services may start on one folder at once, and IF NOT EXISTS alone does not survive the race.
+                cursor.execute("SELECT pg_advisory_xact_lock(7163384622); CREATE EXTENSION IF NOT EXISTS vector")
+            connection.close()
+        except (subprocess.SubprocessError, OSError, AssertionError, psycopg2.Error) as error:
             raise SettingsError(
                 f"DATA_DIR: the embedded PostgreSQL in {self.folder} did not start; its log is {self.folder / 'log'}."
             ) from error
-        url: str = self._server.get_uri()
-        with psycopg2.connect(url) as connection, connection.cursor() as cursor:
-            # Two services may start on one folder at once, and IF NOT EXISTS alone does not survive the race.
-            cursor.execute("SELECT pg_advisory_xact_lock(7163384622); CREATE EXTENSION IF NOT EXISTS vector")
-        connection.close()
         return url
 
     def stop(self) -> None:

@@ -41,7 +41,7 @@ def checked_batch(
 
     Under cosine the caller also refuses zero vectors (`refuse_zeros`): the metric is the collection's.
     """
-    checked_ids(ids)
+    check_ids(ids)
     if len(set(ids)) < len(ids):
         seen: set[str] = set()
         for i, id_ in enumerate(ids):
@@ -64,7 +64,7 @@ def checked_batch(
     return Batch(ids, documents, texts, matrix)
 
 
-def checked_ids(ids: Sequence[str]) -> None:
+def check_ids(ids: Sequence[str]) -> None:
     """Refuse ids that cannot be stored."""
     for i, id_ in enumerate(ids):
         check_name(f"ids[{i}]", id_)

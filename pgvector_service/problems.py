@@ -24,7 +24,8 @@ STATUS: dict[type[Exception], int] = {
     Unavailable: 503,
     VectorDBError: 500,
 }
-CODES = {400: "bad_request", 404: "no_such_route", 405: "method_not_allowed", 415: "not_json", 422: "invalid_input"}
+# Of errors that the framework raises before a route is reached; any other is a bad_request.
+CODES = {404: "no_such_route", 405: "method_not_allowed"}
 RETRY_AFTER_S = 1
 # Field names come from the caller where he made them up.
 MAX_FIELD, MAX_DETAIL = 80, 1200

@@ -591,6 +591,34 @@ def test_writers_that_deadlock_try_again(db: VectorDB, database: str) -> None:
     assert db.query_by_vector("c", unit(0, 1))[0]["distances"] == [0.0]
 
 
+def test_memory_survives_the_growth_of_the_pool(db: VectorDB) -> None:
+    fill(db, 10)
+    assert len(found(db, [1, 0, 0, 0])) == 10
+    held = [db.export_collection("c") for _ in range(3)]
+    for export in held:
+        next(export)  # each takes another connection
+    assert db.check_health()["collections_in_memory"] == 1
+    for export in held:
+        export.close()
+
+
+def test_the_log_says_once_that_the_database_is_away_and_once_that_it_is_back(
+    make_database: Callable[..., str], sql: Sql, caplog: pytest.LogCaptureFixture
+) -> None:
+    database = make_database()
+    name = database.split("/")[3].split("?")[0]
+    with VectorDB(database) as db, caplog.at_level("INFO", "pgvector_db"):
+        assert db.check_health()["database"]
+        sql(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
+        for _ in range(3):
+            assert not db.check_health()["database"]
+        sql(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+        for _ in range(3):
+            assert db.check_health()["database"]
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+
+
 def test_without_a_server_the_error_says_so() -> None:
     with pytest.raises(DatabaseUnavailable):
         VectorDB("postgresql://postgres@127.0.0.1:1/postgres").open()
