@@ -8,36 +8,15 @@ Whoever comes while a collection is being read waits without holding a connectio
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
-import numpy as np
 from psycopg2.extensions import cursor
 
-from pgvector_service import queries
-from pgvector_service.codec import Keys, RowReader, Rows
-from pgvector_service.matrix import Builder, Matrix, rankable
-from pgvector_service.ranking import Block, Metric
-
-
-@dataclass(frozen=True, slots=True)
-class Collection:
-    """The row of a collection in one snapshot, in the order of the statement `collection`."""
-
-    name: str
-    dimension: int | None
-    metric: Metric
-    version: int
-    epoch: str
-    tombstone_floor: int
-    metadata: dict[str, Any]
-    created_at: datetime
-
-    def follows(self, other: "Collection") -> bool:
-        """Whether the rows and tombstones since the version of `other` tell all that happened since."""
-        return self.epoch == other.epoch and self.tombstone_floor <= other.version < self.version
+from pgvector_service import loading, queries
+from pgvector_service.loading import Collection, StillAlive
+from pgvector_service.matrix import Matrix
+from pgvector_service.ranking import Block
 
 
 class Superseded(Exception):
@@ -82,12 +61,15 @@ class Cache:
     """Matrices of collections by name, at most `max_bytes` in all; the least recently used go first.
 
     `generation` changes when all that was in memory has lost its worth (`forget_all`). `still_alive` is called with the
-    cursor after each piece that a long read has brought.
+    cursor after each piece that a long read has brought, `changed` with the name of a collection that was read.
     """
 
-    def __init__(self, max_bytes: int, still_alive: Callable[[cursor], None]) -> None:
+    def __init__(
+        self, max_bytes: int, still_alive: StillAlive, changed: Callable[[str], None] = lambda _: None
+    ) -> None:
         self._max_bytes = max_bytes
         self._still_alive = still_alive
+        self.changed = changed
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._lock = threading.Lock()
         self.generation = 0
@@ -138,6 +120,31 @@ class Cache:
             self._entries.move_to_end(name)
         return loaded.collection, loaded.matrix
 
+    def peek(self, name: str) -> tuple[Collection, Matrix] | None:
+        """What memory holds of a collection, up to date or not; this is no use of it."""
+        with self._lock:
+            entry = self._entries.get(name)
+        loaded = entry.loaded if entry else None
+        return (loaded.collection, loaded.matrix) if loaded else None
+
+    def replace(self, name: str, old: Sequence[Block], new: Block) -> bool:
+        """Put `new` in the place of `old`, blocks of a collection; False when they are gone or it does not fit."""
+        with self._lock:
+            entry = self._entries.get(name)
+        if entry is None:
+            return False
+        with entry.reading:
+            loaded = entry.loaded
+            matrix = loaded.matrix.replaced(old, new) if loaded else None
+            if loaded is None or matrix is None:
+                # What has taken their place was announced by `changed`.
+                return False
+            fits = self._reserve(entry, matrix.nbytes)
+            entry.expected_bytes = 0
+            if fits:
+                entry.loaded = replace(loaded, matrix=matrix)
+            return fits
+
     def distrust(self, name: str) -> None:
         """Note that memory was found to be out of date."""
         with self._lock:
@@ -174,10 +181,6 @@ class Cache:
             entry.reading.release()
         return loaded.matrix if loaded else None
 
-    def stream(self, cur: cursor, collection: Collection, sink: Callable[[Block], None]) -> None:
-        """Read all rows of the collection piece by piece, a few MB at a time."""
-        self._copy(cur, queries.copy_all, collection, lambda keys, rows: sink(rankable(keys, rows, collection.metric)))
-
     def _read(self, cur: cursor, collection: Collection, entry: _Entry) -> _Loaded | None:
         """Bring `entry` to the version of `collection` and publish the result."""
         before, at = entry.loaded, time.monotonic()
@@ -188,19 +191,19 @@ class Cache:
         else:
             before = entry.loaded = None
             cur.execute(queries.count, {"name": collection.name})
-            expected = cur.fetchall()[0][0] * row_bytes
+            count = cur.fetchall()[0][0]
+            expected = count * row_bytes
         if not self._reserve(entry, expected):
             entry.loaded = None
             if expected > self._max_bytes:
                 entry.too_large = collection
             return None
         if before:
-            matrix = self._with_changes(cur, collection, before)
+            matrix = loading.changed(cur, collection, before.collection, before.matrix, self._still_alive)
         else:
-            builder = Builder()
-            self.stream(cur, collection, builder.add)
-            matrix = builder.matrix()
+            matrix = loading.whole(cur, collection, count, self._still_alive)
         entry.loaded = loaded = _Loaded(collection, matrix, at)
+        self.changed(collection.name)
         return loaded
 
     def _reserve(self, entry: _Entry, expected_bytes: int) -> bool:
@@ -218,37 +221,3 @@ class Cache:
                     total -= other.nbytes
                     del self._entries[name]
             return True
-
-    def _with_changes(self, cur: cursor, collection: Collection, before: _Loaded) -> Matrix:
-        """The matrix of `before` brought to the version of `collection`."""
-        cur.execute(queries.tombstones_since, {"name": collection.name, "version": before.collection.version})
-        gone = [key for (key,) in cur.fetchall()]
-        written: list[tuple[Keys, Rows]] = []
-        gone += self._copy(
-            cur,
-            queries.copy_since,
-            collection,
-            lambda keys, rows: written.append((keys, rows)),
-            before.collection.version,
-        )
-        matrix = before.matrix.without(np.concatenate([np.array(gone, np.int64), *(keys for keys, _ in written)]))
-        for keys, rows in written:
-            matrix = matrix.plus(rankable(keys, rows, collection.metric))
-        return matrix
-
-    def _copy(
-        self, cur: cursor, sql: str, collection: Collection, sink: Callable[[Keys, Rows], None], version: int = 0
-    ) -> list[int]:
-        """Pass the rows that `sql` selects to `sink` in pieces; returns the keys of those that do not fit."""
-
-        def take(keys: Keys, rows: Rows) -> None:
-            self._still_alive(cur)
-            sink(keys, rows)
-
-        # The statement may take as long as rows keep coming; the pool hangs up on a server that falls silent.
-        cur.execute(queries.unbounded)
-        misfits: list[int] = []
-        reader = RowReader(collection.dimension or 1, take, lambda key, _: misfits.append(key))
-        cur.copy_expert(cur.mogrify(sql, {"name": collection.name, "version": version}), reader)
-        reader.close()
-        return misfits

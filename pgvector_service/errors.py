@@ -12,6 +12,7 @@ VectorDBError
 └── Unavailable             worth another try
     ├── DatabaseUnavailable
     ├── PoolExhausted
+    ├── Overloaded
     ├── DatabaseBusy
     └── CommitUnknown
 
@@ -93,6 +94,10 @@ class DatabaseUnavailable(Unavailable):
 
 class PoolExhausted(Unavailable):
     """All database connections are in use. Try again in a moment, or raise DB_POOL_SIZE."""
+
+
+class Overloaded(Unavailable):
+    """Too many searches are waiting already. Try again in a moment, with fewer at once."""
 
 
 class DatabaseBusy(Unavailable):

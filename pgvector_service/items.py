@@ -1,5 +1,6 @@
 """The gate for all that is stored or asked: what passes it can be written, ranked and read back by every route."""
 
+import binascii
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -116,7 +117,8 @@ def read_json(text: str) -> Any:
 def checked_matrix(field: str, rows: ArrayLike) -> Rows:
     """The rows as one C-contiguous float32 matrix: 1 to 16,384 finite numbers each, all of one width.
 
-    Takes an array of numbers of shape (n, d), or a sequence of n sequences of d numbers.
+    Takes an array of numbers of shape (n, d), or a sequence of n rows: sequences of d numbers, or base64 texts of d
+    little-endian float32 (what OpenAI sends for `encoding_format: base64`).
     """
     wide = _from_array(field, np.asarray(rows)) if hasattr(rows, "__array__") else _from_lists(field, rows)
     if not 1 <= wide.shape[1] <= MAX_DIMENSION:
@@ -149,16 +151,17 @@ def _from_array(field: str, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 def _from_lists(field: str, rows: Any) -> np.ndarray[Any, Any]:
     if not isinstance(rows, Sequence) or isinstance(rows, str | bytes):
-        raise InvalidInput(field, "must be a list of embeddings, each a list of numbers.")
+        raise InvalidInput(field, "must be a list of embeddings, each a list of numbers or base64 text.")
     if not len(rows):
         raise InvalidInput(field, "must hold at least one embedding.")
+    if any(isinstance(row, str) for row in rows):
+        return _from_texts(field, rows)
     if all(isinstance(row, np.ndarray) and row.ndim == 1 for row in rows):
         rows = [row.tolist() for row in rows]
     for i, row in enumerate(rows):
         if not isinstance(row, list | tuple):
-            raise InvalidInput(f"{field}[{i}]", "must be a list of numbers.")
-        if len(row) != len(rows[0]):
-            raise InvalidInput(f"{field}[{i}]", f"has {len(row)} numbers where {field}[0] has {len(rows[0])}.")
+            raise InvalidInput(f"{field}[{i}]", "must be a list of numbers or base64 text.")
+        _check_width(field, i, len(row), len(rows[0]))
         # numpy would take "1.5", true and null for numbers.
         if not set(map(type, row)) <= {float, int}:
             for j, value in enumerate(row):
@@ -168,6 +171,29 @@ def _from_lists(field: str, rows: Any) -> np.ndarray[Any, Any]:
         return np.array(rows, dtype=np.float64)
     except OverflowError:
         raise InvalidInput(field, "holds a number that does not fit into float32.") from None
+
+
+def _from_texts(field: str, rows: Sequence[Any]) -> np.ndarray[Any, Any]:
+    """Rows of which some are base64."""
+    decoded: list[bytes] = []
+    for i, row in enumerate(rows):
+        if isinstance(row, str):
+            try:
+                data = binascii.a2b_base64(row, strict_mode=True)
+            except ValueError:
+                raise InvalidInput(f"{field}[{i}]", "is neither a list of numbers nor base64.") from None
+            if len(data) % 4:
+                raise InvalidInput(f"{field}[{i}]", "is base64, but not of whole float32 numbers of 4 bytes.")
+        else:
+            data = checked_matrix(field, [row]).astype("<f4").tobytes()
+        decoded.append(data)
+        _check_width(field, i, len(data) // 4, len(decoded[0]) // 4)
+    return np.frombuffer(b"".join(decoded), "<f4").reshape(len(rows), -1)
+
+
+def _check_width(field: str, i: int, width: int, first: int) -> None:
+    if width != first:
+        raise InvalidInput(f"{field}[{i}]", f"has {width} numbers where {field}[0] has {first}.")
 
 
 def _check_value(field: str, value: Any, depth: int) -> None:

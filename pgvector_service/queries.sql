@@ -134,6 +134,15 @@ SELECT key FROM vector_tombstones WHERE collection_name = %(name)s AND version >
 -- name: copy_all
 COPY (SELECT key, embedding FROM vector_documents WHERE collection_name = %(name)s) TO STDOUT (FORMAT binary);
 
+-- name: has_vector_type
+SELECT to_regtype('vector') IS NOT NULL;
+
+-- name: copy_all_as_vectors
+COPY (
+    SELECT key, embedding::vector(%(dimension)s) FROM vector_documents
+    WHERE collection_name = %(name)s AND embedding IS NOT NULL
+) TO STDOUT (FORMAT binary);
+
 -- name: copy_since
 COPY (SELECT key, embedding FROM vector_documents WHERE collection_name = %(name)s AND version > %(version)s)
 TO STDOUT (FORMAT binary);

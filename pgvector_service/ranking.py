@@ -1,15 +1,18 @@
-"""Exact nearest neighbours over blocks of float32 rows.
+"""Nearest neighbours over blocks of float32 rows.
 
 A block is scanned in float32, which is as fast as memory allows but rounds. The rounding error of such a scan has a
 known bound, so every row that could belong to the top k in truth is kept and measured again in float64, row by row.
 The result is therefore that of a float64 computation over all rows, equal rows score equally wherever they lie, and a
 scan costs what `rows @ query` costs.
+
+A block that carries codes (codes.py) is not scanned: the codes name a few hundred candidates, and these are measured in
+the same way. What they miss is the difference between their measured recall and 1.
 """
 
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +22,7 @@ from pgvector_service.codec import Keys, Rows
 Metric = Literal["cosine", "euclidean", "manhattan", "ip"]
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+Positions = NDArray[np.int64]
 
 # Between these norms no float32 product of two rows overflows, and none is lost to underflow that the error bound
 # would notice. Outside them (data that no embedding model makes) every row is measured in float64.
@@ -48,11 +52,29 @@ def is_safe(norms: NDArray[np.floating]) -> bool:
     return not len(nonzero) or bool(SAFE_NORMS[0] <= nonzero.min() and nonzero.max() <= SAFE_NORMS[1])
 
 
+class Codes(Protocol):
+    """What the ranking needs of the compressed rows of a block; codes.py makes them."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory held."""
+
+    def wanted(self, k: int) -> int | None:
+        """How many candidates the k nearest rows take, or None when only a scan will do."""
+
+    def candidates(self, queries: Rows, count: int) -> Positions:
+        """Positions of the rows that are probably the nearest `count` to each query: (queries, count)."""
+
+    def products(self, rows: Rows, queries: Rows, positions: Positions) -> Rows:
+        """The float32 dot product of each query with its candidates: (queries, count)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Block:
     """Some rows of a collection, never changed once made.
 
-    keys (n,) int64, rows (n, d) float32, norms (n,) float32, safe: see `is_safe`, alive (n,) bool or None for all.
+    keys (n,) int64, rows (n, d) float32, norms (n,) float32, safe: see `is_safe`, alive (n,) bool or None for all,
+    codes of all rows, alive or not, or None.
     """
 
     keys: Keys
@@ -60,12 +82,13 @@ class Block:
     norms: NDArray[np.float32]
     safe: bool
     alive: Mask | None = None
+    codes: Codes | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes of memory held."""
-        alive = 0 if self.alive is None else self.alive.nbytes
-        return self.keys.nbytes + self.rows.nbytes + self.norms.nbytes + alive
+        more = (part.nbytes for part in (self.alive, self.codes) if part is not None)
+        return self.keys.nbytes + self.rows.nbytes + self.norms.nbytes + sum(more)
 
     @property
     def count(self) -> int:
@@ -80,40 +103,41 @@ def similarities(distances: Floats, metric: Metric) -> Floats:
     return 1.0 - distances if metric == "ip" else 1.0 / (1.0 + distances)
 
 
-def exact_distances(rows: Rows, query: Rows, metric: Metric) -> Floats:
-    """The distance of each row to `query` in float64, smaller is nearer.
+def exact_distances(rows: Rows, queries: Rows, metric: Metric) -> Floats:
+    """The distance of each row to its query in float64, smaller is nearer.
 
-    cosine: 1 - cosine similarity; euclidean, manhattan: the distance; ip: 1 - dot product. Cosine distances are
-    rounded to 12 decimals, so that a vector and its multiples tie although their float64 quotients differ in the last
-    bits. Sums run along a contiguous row, so equal rows give equal results.
+    `queries` is one query (d,) for all rows, or one for each: (n, d). cosine: 1 - cosine similarity; euclidean,
+    manhattan: the distance; ip: 1 - dot product. Cosine distances are rounded to 12 decimals, so that a vector and its
+    multiples tie although their float64 quotients differ in the last bits. Sums run along a contiguous row, so equal
+    rows give equal results.
     """
+    queries = np.broadcast_to(queries, rows.shape)
     result = np.empty(len(rows))
-    target = query.astype(np.float64)
     for start in range(0, len(rows), EXACT_ROWS):
-        part = rows[start : start + EXACT_ROWS].astype(np.float64)
-        result[start : start + EXACT_ROWS] = _DISTANCES[metric](part, target)
+        part = slice(start, start + EXACT_ROWS)
+        result[part] = _DISTANCES[metric](rows[part].astype(np.float64), queries[part].astype(np.float64))
     return result
 
 
-def _cosine(rows: Floats, query: Floats) -> Floats:
-    lengths = np.sqrt((rows * rows).sum(axis=1)) * np.sqrt((query * query).sum())
-    similarity = np.clip((rows * query).sum(axis=1) / lengths, -1.0, 1.0)
+def _cosine(rows: Floats, queries: Floats) -> Floats:
+    lengths = np.sqrt((rows * rows).sum(axis=1)) * np.sqrt((queries * queries).sum(axis=1))
+    similarity = np.clip((rows * queries).sum(axis=1) / lengths, -1.0, 1.0)
     distances: Floats = np.round(1.0 - similarity, 12)
     return distances
 
 
-def _euclidean(rows: Floats, query: Floats) -> Floats:
-    distances: Floats = np.sqrt(((rows - query) ** 2).sum(axis=1))
+def _euclidean(rows: Floats, queries: Floats) -> Floats:
+    distances: Floats = np.sqrt(((rows - queries) ** 2).sum(axis=1))
     return distances
 
 
-def _manhattan(rows: Floats, query: Floats) -> Floats:
-    distances: Floats = np.abs(rows - query).sum(axis=1)
+def _manhattan(rows: Floats, queries: Floats) -> Floats:
+    distances: Floats = np.abs(rows - queries).sum(axis=1)
     return distances
 
 
-def _ip(rows: Floats, query: Floats) -> Floats:
-    distances: Floats = 1.0 - (rows * query).sum(axis=1)
+def _ip(rows: Floats, queries: Floats) -> Floats:
+    distances: Floats = 1.0 - (rows * queries).sum(axis=1)
     return distances
 
 
@@ -129,87 +153,150 @@ class TopK:
     """The nearest `k` keys to each of several queries, over all blocks offered so far.
 
     After the last block `hits(i)` gives the keys and distances for query i, nearest first. All rows as near as the
-    k-th are among them, so there may be more than k: the caller decides between equals.
+    k-th are among them, so there may be more than k: the caller decides between equals. With `exact`, codes are not
+    used, and nothing is missed.
     """
 
-    def __init__(self, queries: Rows, k: int, metric: Metric) -> None:
+    def __init__(self, queries: Rows, k: int, metric: Metric, *, exact: bool = False) -> None:
         self._queries = queries
         self._k = k
         self._metric = metric
         self._norms = row_norms(queries)
         self._safe = [is_safe(self._norms[i : i + 1]) for i in range(len(queries))]
-        self._keys: list[Keys] = [np.empty(0, np.int64) for _ in queries]
-        self._distances: list[Floats] = [np.empty(0) for _ in queries]
+        self._exact = exact or not all(self._safe)
+        # What was found so far, sorted by query and distance; the rows of query i begin at _starts[i].
+        self._found: tuple[Positions, Keys, Floats] = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
+        self._starts = np.zeros(len(queries) + 1, np.int64)
+        # The distance of the k-th row of each query, infinite while there are fewer.
+        self._worst: Floats = np.full(len(queries), np.inf)
 
     def offer(self, block: Block) -> None:
         """Take the rows of `block` that may be among the nearest."""
         if not block.count:
             return
-        step = max(1, SCORES_AT_ONCE // len(block.keys))
-        for start in range(0, len(self._queries), step):
-            queries = self._queries[start : start + step]
-            # Products that overflow belong to norms that are not safe, and are not looked at.
-            with np.errstate(over="ignore", invalid="ignore"), _one_product:
-                dots = [None] * len(queries) if self._metric == "manhattan" else queries @ block.rows.T
-            for i, dot in enumerate(dots, start):
-                near = self._candidates(block, i, dot)
-                if len(near):
-                    distances = exact_distances(block.rows[near], self._queries[i], self._metric)
-                    self._merge(i, block.keys[near], distances)
+        wanted = block.codes.wanted(self._k) if block.codes and not self._exact else None
+        if block.codes and wanted:
+            self._look_up(block, block.codes, wanted)
+        else:
+            self._scan(block, np.arange(len(self._queries)))
 
     def hits(self, i: int) -> tuple[Keys, Floats]:
         """Keys and distances of query `i`, nearest first."""
-        return self._keys[i], self._distances[i]
+        own = slice(self._starts[i], self._starts[i + 1])
+        return self._found[1][own], self._found[2][own]
 
-    def _candidates(self, block: Block, i: int, dots: Rows | None) -> NDArray[np.intp]:
-        """Positions of the rows of `block` that may be among the k nearest to query `i`."""
+    def _look_up(self, block: Block, codes: Codes, wanted: int) -> None:
+        """Measure the candidates that the codes name for each query."""
+        dead = len(block.keys) - block.count
+        positions = codes.candidates(self._queries, min(wanted + min(dead, wanted), len(block.keys)))
+        alive = None if block.alive is None else block.alive[positions]
+        if self._metric == "manhattan":
+            near = np.ones(positions.shape, np.bool_)
+        else:
+            score, error = self._scores(
+                codes.products(block.rows, self._queries, positions),
+                block.norms[positions],
+                self._norms[:, None].astype(np.float32),
+            )
+            if alive is not None:
+                score = np.where(alive, score, np.float32(np.inf))
+            bound = self._bounds()
+            if positions.shape[1] > self._k:
+                kth = np.partition(score + error, self._k - 1, axis=1)[:, self._k - 1]
+                bound = np.minimum(bound, kth)
+            near = score - error <= bound[:, None]
+        if alive is None:
+            self._measure(block, np.nonzero(near)[0], positions[near])
+            return
+        # Where the dead have crowded out the living, the codes are of no help.
+        served = alive.sum(axis=1) >= min(wanted, block.count)
+        near &= alive & served[:, None]
+        self._measure(block, np.nonzero(near)[0], positions[near])
+        self._scan(block, np.flatnonzero(~served))
+
+    def _scan(self, block: Block, queries: Positions) -> None:
+        """Look at all rows of `block` for those queries, so many at a time that their scores are held."""
+        step = max(1, SCORES_AT_ONCE // len(block.keys))
+        for start in range(0, len(queries), step):
+            part = queries[start : start + step]
+            # Products that overflow belong to norms that are not safe, and are not looked at.
+            with np.errstate(over="ignore", invalid="ignore"), _one_product:
+                dots = [None] * len(part) if self._metric == "manhattan" else self._queries[part] @ block.rows.T
+            near = [self._candidates(block, i, dot) for i, dot in zip(part.tolist(), dots, strict=True)]
+            which = np.repeat(part, [len(positions) for positions in near])
+            self._measure(block, which, np.concatenate(near))
+
+    def _candidates(self, block: Block, i: int, dots: Rows | None) -> Positions:
+        """Positions of the rows of `block` that may be among the k nearest to query `i`, by a scan."""
         if not (block.safe and self._safe[i]):
             return np.arange(len(block.keys)) if block.alive is None else np.flatnonzero(block.alive)
-        score, error = self._scan(block, i, dots)
-        if block.alive is not None:
-            score = np.where(block.alive, score, np.float32(np.inf))
-        bound = np.inf
-        if len(self._distances[i]) >= self._k:
-            worst = float(self._distances[i][-1])
-            bound = worst**2 if self._metric == "euclidean" else worst
-            # The comparison below is made in float32; far beyond its range the distances are not safe ones.
-            bound = max(-3e38, min(bound + abs(bound) * 2.0**-23, 3e38))
-        elif len(score) > self._k:
-            bound = self._kth(score + error)
-        near = score - error <= np.float32(bound)
-        return np.flatnonzero(near if block.alive is None else near & block.alive)
-
-    def _kth(self, upper: Rows) -> float:
-        """A bound on the k-th smallest of `upper`: that of a sample, found in a fifth of the time."""
-        sample = upper[:: max(1, len(upper) // max(SAMPLE, 16 * self._k))]
-        return float(np.partition(sample, self._k - 1)[self._k - 1])
-
-    def _scan(self, block: Block, i: int, dots: Rows | None) -> tuple[Rows, Rows | np.float32]:
-        """A float32 score for each row of `block`, smaller is nearer, and a bound on its error.
-
-        The score is the distance, but for euclidean its square. A sum of d float32 products is off by at most
-        d * 2**-24 * |a| * |b| in any order of summation (Higham, Accuracy and Stability of Numerical Algorithms, 3.1);
-        the 8 more are for norms, differences and quotients.
-        """
-        norm = np.float32(self._norms[i])
-        unit = np.float32((len(self._queries[i]) + 8) * 2.0**-24)
         if dots is None:
             score = _manhattan_scan(block.rows, self._queries[i])
-            return score, score * unit
-        if self._metric == "cosine":
-            return 1 - dots / (block.norms * norm), unit
-        if self._metric == "ip":
-            return 1 - dots, block.norms * (norm * unit) + unit
-        return block.norms**2 - 2 * dots + norm**2, (block.norms + norm) ** 2 * unit
+            error: Rows | np.float32 = score * self._unit
+        else:
+            score, error = self._scores(dots, block.norms, np.float32(self._norms[i]))
+        if block.alive is not None:
+            score = np.where(block.alive, score, np.float32(np.inf))
+        bound = self._bounds()[i]
+        if bound == np.inf and len(score) > self._k:
+            bound = self._kth(score + error)
+        near = score - error <= bound
+        return np.flatnonzero(near if block.alive is None else near & block.alive)
 
-    def _merge(self, i: int, keys: Keys, distances: Floats) -> None:
-        keys = np.concatenate((self._keys[i], keys))
-        distances = np.concatenate((self._distances[i], distances))
-        order = np.argsort(distances, kind="stable")
-        if len(order) > self._k:
-            worst = distances[order[self._k - 1]]
-            order = order[: np.searchsorted(distances[order], worst, side="right")]
-        self._keys[i], self._distances[i] = keys[order], distances[order]
+    def _bounds(self) -> NDArray[np.float32]:
+        """A bound on the score of a row that is still of interest, for each query."""
+        worst = self._worst**2 if self._metric == "euclidean" else self._worst
+        # The comparison is made in float32; far beyond its range the distances are not safe ones.
+        bounds = np.clip(worst + np.abs(worst) * 2.0**-23, -3e38, 3e38)
+        return np.where(np.isfinite(worst), bounds, np.inf).astype(np.float32)
+
+    def _kth(self, upper: Rows) -> np.float32:
+        """A bound on the k-th smallest of `upper`: that of a sample, found in a fifth of the time."""
+        sample = upper[:: max(1, len(upper) // max(SAMPLE, 16 * self._k))]
+        kth: np.float32 = np.partition(sample, self._k - 1)[self._k - 1]
+        return kth
+
+    @property
+    def _unit(self) -> np.float32:
+        """A bound on the relative error of a float32 score.
+
+        A sum of d float32 products is off by at most d * 2**-24 * |a| * |b| in any order of summation (Higham, Accuracy
+        and Stability of Numerical Algorithms, 3.1); the 8 more are for norms, differences and quotients.
+        """
+        return np.float32((self._queries.shape[1] + 8) * 2.0**-24)
+
+    def _scores(self, dots: Rows, norms: Rows, norm: Rows | np.float32) -> tuple[Rows, Rows | np.float32]:
+        """A float32 score for each row, smaller is nearer, and a bound on its error, from dot products and norms.
+
+        The score is the distance, but for euclidean its square.
+        """
+        unit = self._unit
+        if self._metric == "cosine":
+            return 1 - dots / (norms * norm), unit
+        if self._metric == "ip":
+            return 1 - dots, norms * (norm * unit) + unit
+        return norms**2 - 2 * dots + norm**2, (norms + norm) ** 2 * unit
+
+    def _measure(self, block: Block, which: Positions, positions: Positions) -> None:
+        """Add rows of `block`, those at `positions` for the queries `which`, as far as they are among the nearest."""
+        if not len(positions):
+            return
+        distances = np.empty(len(positions))
+        for start in range(0, len(positions), EXACT_ROWS):
+            part = slice(start, start + EXACT_ROWS)
+            rows, queries = block.rows[positions[part]], self._queries[which[part]]
+            distances[part] = exact_distances(rows, queries, self._metric)
+        which = np.concatenate((self._found[0], which))
+        keys = np.concatenate((self._found[1], block.keys[positions]))
+        distances = np.concatenate((self._found[2], distances))
+        order = np.lexsort((distances, which))
+        which, keys, distances = which[order], keys[order], distances[order]
+        starts = np.searchsorted(which, np.arange(len(self._queries) + 1))
+        full = np.diff(starts) >= self._k
+        self._worst[full] = distances[starts[:-1][full] + self._k - 1]
+        kept = distances <= self._worst[which]
+        self._found = which[kept], keys[kept], distances[kept]
+        self._starts = np.searchsorted(self._found[0], np.arange(len(self._queries) + 1))
 
 
 def _manhattan_scan(rows: Rows, query: Rows) -> Rows:

@@ -10,7 +10,7 @@ import psycopg2
 import pytest
 
 from pgvector_db import VectorDB
-from pgvector_service.cache import Cache
+from pgvector_service import loading
 from pgvector_service.errors import (
     CollectionExists,
     CollectionNotFound,
@@ -147,7 +147,7 @@ def test_collections_have_a_life_of_their_own(db: VectorDB) -> None:
     created = db.create_collection("b", 3, "ip", {"team": "x"})
     assert created | {"created_at": None} == {
         "name": "b", "dimension": 3, "metric": "ip", "metadata": {"team": "x"}, "count": 0, "skipped": None,
-        "version": 0, "created_at": None,
+        "search": None, "version": 0, "created_at": None,
     }  # fmt: skip
     with pytest.raises(CollectionExists):
         db.create_collection("b")
@@ -241,7 +241,7 @@ def test_bad_rows_of_plain_sql_are_skipped_and_counted(db: VectorDB, sql: Sql) -
     assert found(db, [1, 0]) == ["good"]
     assert db.get_collection("c") | {"created_at": None, "metadata": None} == {
         "name": "c", "dimension": 2, "metric": "cosine", "metadata": None, "count": 10, "skipped": 9,
-        "version": 10, "created_at": None,
+        "search": {"method": "exact", "candidates": None, "recall": 1.0}, "version": 10, "created_at": None,
     }  # fmt: skip
     embeddings = dict(
         zip(*(db.get_items("c", include=["embeddings"])[key] for key in ("ids", "embeddings")), strict=True)
@@ -407,14 +407,14 @@ def test_collections_read_at_once_share_the_budget(database: str, monkeypatch: p
         for i in range(8):
             fill(db, 1000, name=f"c{i}")  # 28 kB each
         most = []
-        stream = Cache.stream
+        stream = loading.stream
 
-        def watched(self: Cache, *arguments: Any) -> None:
-            most.append(self.nbytes)
+        def watched(*arguments: Any) -> None:
+            most.append(db.check_health()["memory_bytes"])
             time.sleep(0.1)
-            stream(self, *arguments)
+            stream(*arguments)
 
-        monkeypatch.setattr(Cache, "stream", watched)
+        monkeypatch.setattr(loading, "stream", watched)
         with ThreadPoolExecutor(8) as threads:
             assert set(threads.map(lambda i: len(found(db, [1, 0, 0, 0], 2000, f"c{i}")), range(8))) == {1000}
         assert max(most) <= 70_000

@@ -93,8 +93,7 @@ def test_a_planted_fault_in_the_scan_is_noticed(metric: Metric, monkeypatch: pyt
     expected = naive(block.keys, rows, query[0], 10, metric)
     assert [key for _, key in ranked((block,), query, 10, metric)[0]] == [key for _, key in expected]
 
-    whole = TopK._scan
-    monkeypatch.setattr(TopK, "_scan", lambda self, *a: (whole(self, *a)[0], np.float32(-1e-3)))
+    monkeypatch.setattr(TopK, "_unit", np.float32(-1e-3))
     assert [key for _, key in ranked((block,), query, 10, metric)[0]] != [key for _, key in expected]
 
 
@@ -195,7 +194,7 @@ def test_rows_that_come_one_by_one_lie_in_few_blocks() -> None:
 
 def test_a_matrix_takes_little_more_memory_than_its_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pgvector_service.matrix.BLOCK_BYTES", 2**20)
-    builder = Builder()
+    builder = Builder(20_000, 384)
     rows = np.random.default_rng(0).standard_normal((20_000, 384)).astype(np.float32)
     for start in range(0, len(rows), 700):
         builder.add(rankable(np.arange(start, min(start + 700, 20_000)), rows[start : start + 700], "cosine"))

@@ -1,0 +1,177 @@
+"""What every operation stands on: connections, transactions that are run again, snapshots, and what memory holds."""
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+import psycopg2.errors
+from psycopg2.extensions import cursor
+
+from pgvector_service import queries, schema
+from pgvector_service.cache import Cache, Loading, Superseded
+from pgvector_service.codec import Keys, RowReader, Rows
+from pgvector_service.errors import CollectionNotFound, DatabaseBusy, DatabaseUnavailable, Unavailable
+from pgvector_service.items import check_collection_name
+from pgvector_service.loading import Collection
+from pgvector_service.pool import ConnectionPool
+from pgvector_service.upkeep import Upkeep
+
+TRIES = 5
+GREETING_TIMEOUT_MS = 2_000
+
+
+class Store:
+    """The database at `dsn` and what memory holds of it; safe to share between threads."""
+
+    def __init__(
+        self,
+        dsn: str,
+        pool_size: int,
+        pool_timeout_s: float,
+        statement_timeout_s: float,
+        cache_max_bytes: int,
+        recall_target: float,
+        threads: int,
+    ) -> None:
+        self._dsn = dsn
+        self._pool_size = pool_size
+        self._pool_timeout_s = pool_timeout_s
+        self.statement_timeout_s = statement_timeout_s
+        self._recall_target = recall_target
+        self._threads = threads
+        self.cache = Cache(cache_max_bytes, self.still_alive, self._changed)
+        self._incarnation: str | None = None
+        self._pool: ConnectionPool | None = None
+        self._upkeep: Upkeep | None = None
+
+    def open(self) -> None:
+        """Connect, and bring the tables to the state of schema.sql. Several processes may do so at once."""
+        pool = ConnectionPool(self._dsn, self._pool_size, self._pool_timeout_s, self.statement_timeout_s)
+        try:
+            schema.apply(pool)
+            pool.greet = self._greet
+            # The connection that has applied the schema is there already and is not greeted by the pool.
+            with pool.connection() as conn, conn.cursor() as cur:
+                self._greet(cur)
+        except BaseException:
+            pool.close()
+            raise
+        self._upkeep = Upkeep(self.cache, self._recall_target, self._threads)
+        self._pool = pool
+
+    def close(self) -> None:
+        """Close all connections. The store may be opened again."""
+        pool, self._pool = self._pool, None
+        if pool:
+            pool.close()
+        if self._upkeep:
+            self._upkeep.stop()
+
+    @property
+    def pool(self) -> ConnectionPool:
+        """The connections; raises DatabaseUnavailable while the store is not open."""
+        if self._pool is None:
+            raise DatabaseUnavailable
+        return self._pool
+
+    def transaction(self, begin: str, first: str = "", **parameters: object) -> AbstractContextManager[cursor]:
+        """A cursor in a transaction that `begin` starts and `first`, a statement, travels with."""
+        return self.pool.transaction(begin, first, parameters)
+
+    @contextmanager
+    def snapshot(self, name: str) -> Iterator[tuple[cursor, Collection, float]]:
+        """A cursor in a read-only snapshot, the collection in it, and a time before it was taken."""
+        check_collection_name("collection_name", name)
+        since = time.monotonic()
+        with self.transaction(queries.begin_read, queries.collection, name=name) as cur:
+            row = cur.fetchone()
+            if row is None:
+                self.cache.forget(name)
+                raise CollectionNotFound
+            yield cur, Collection(*row), since
+
+    def embeddings(self, cur: cursor, collection: Collection, keys: Sequence[int]) -> dict[int, Rows | None]:
+        """The embeddings of the rows with these keys; None for what is no list of numbers."""
+        found: dict[int, Rows | None] = {}
+
+        def take(keys: Keys, rows: Rows) -> None:
+            found.update(zip(keys.tolist(), rows, strict=True))
+
+        if keys:
+            reader = RowReader(collection.dimension or 1, take, found.__setitem__)
+            cur.copy_expert(cur.mogrify(queries.copy_keys, {"keys": list(keys)}), reader)
+            reader.close()
+        return found
+
+    def still_alive(self, cur: cursor) -> None:
+        """Note that something has come from the server."""
+        if self._pool:
+            self._pool.still_alive(cur.connection)
+
+    def _changed(self, name: str) -> None:
+        if self._upkeep:
+            self._upkeep.look_after(name)
+
+    def _greet(self, cur: cursor) -> None:
+        """Find out on a new connection whether the database has been through a crash, which cuts all older ones."""
+        cur.execute(queries.one_statement + queries.incarnation, {"statement_timeout_ms": GREETING_TIMEOUT_MS})
+        found = cur.fetchall()
+        if not found:
+            with suppress(psycopg2.errors.ReadOnlySqlTransaction):
+                cur.execute(
+                    queries.one_statement + queries.name_incarnation, {"statement_timeout_ms": GREETING_TIMEOUT_MS}
+                )
+                cur.execute(queries.incarnation)
+                found = cur.fetchall()
+        incarnation = found[0][0] if found else None
+        if incarnation is None or incarnation != self._incarnation:
+            self._incarnation = incarnation
+            self.cache.forget_all()
+
+
+class HasStore(Protocol):
+    """An object whose methods can be run again."""
+
+    @property
+    def _store(self) -> Store: ...
+
+
+S = TypeVar("S", bound=HasStore)
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def retried(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
+    """Run a method again, in a new transaction, when the cause that undid it has passed."""
+
+    @wraps(method)
+    def run(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        tries = TRIES
+        deadline = time.monotonic() + self._store.statement_timeout_s
+        while True:
+            try:
+                return method(self, *args, **kwargs)
+            except Superseded:
+                pass
+            except Loading as loading:
+                if not loading.done.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                    raise DatabaseBusy("The collection is being read into memory. Try again later.") from None
+                loading.done.release()
+            except Unavailable as error:
+                tries -= 1
+                if not error.undone or not tries:
+                    raise
+                time.sleep(random.uniform(0, 0.05) * (TRIES - tries))
+            if time.monotonic() > deadline:
+                raise DatabaseBusy
+
+    return run
+
+
+def only_value(cur: cursor) -> Any:
+    """The value of a statement that gives just one."""
+    (value,) = cur.fetchall()[0]
+    return value
