@@ -30,6 +30,7 @@ from pgvector_service.errors import (
     PoolExhausted,
     Unavailable,
 )
+from pgvector_service.gather import F
 from pgvector_service.items import (
     MAX_DIMENSION,
     Batch,
@@ -362,20 +363,24 @@ class VectorDB:
         row is looked at; otherwise a large collection is searched at the recall that `get_collection` tells. Raises
         CollectionNotFound, InvalidInput and DimensionMismatch.
         """
-        return self.submit_query(name, query_embeddings, n_results, include, exact=exact).result()
+        future: Future[list[dict[str, Any]]] = Future()
+        return self.submit_query(future, name, query_embeddings, n_results, include, exact=exact).result()
 
     def submit_query(
         self,
+        future: F,
         name: str,
         query_embeddings: ArrayLike,
         n_results: int = 10,
         include: Sequence[str] = ("documents", "metadatas"),
         *,
         exact: bool = False,
-    ) -> "Future[list[dict[str, Any]]]":
-        """What `query_by_vector` returns, to come; returns at once.
+        as_json: bool = False,
+    ) -> F:
+        """`future`, of concurrent.futures or asyncio, which what `query_by_vector` returns is put into.
 
-        Queries that are submitted while another of the same collection runs are answered together after it.
+        Returns at once. Queries that are submitted while others of the same collection run are answered together after
+        them. With `as_json` metadata may come as an orjson.Fragment, which saves parsing and writing it.
         """
         check_collection_name("collection_name", name)
         embeddings = checked_matrix("query_embeddings", query_embeddings)
@@ -383,7 +388,7 @@ class VectorDB:
             raise InvalidInput("n_results", "must be 1 or more.")
         if self._search is None:
             raise DatabaseUnavailable
-        return self._search.submit(name, Query(embeddings, n_results, include, exact))
+        return self._search.submit(name, Query(embeddings, n_results, include, exact, as_json), future)
 
     # Shared by the above
 

@@ -90,7 +90,14 @@ async def load(url: str, bodies: Sequence[bytes], clients: int, seconds: float) 
     for client in made:
         if client.broken:
             raise client.broken
-    took = sorted(second for client in made for second in client.seconds)
+    return summary([second for client in made for second in client.seconds], elapsed)
+
+
+def summary(took: Sequence[float], elapsed: float) -> dict[str, float]:
+    """The figures of a load from the seconds that each request took."""
+    if not took:
+        raise RuntimeError("no request was answered in time")
+    took = sorted(took)
     return {
         "requests": len(took),
         "queries_per_s": round(len(took) / elapsed, 1),
@@ -99,15 +106,22 @@ async def load(url: str, bodies: Sequence[bytes], clients: int, seconds: float) 
     }
 
 
-def start(url: str, bodies: Path, clients: int, seconds: float) -> "subprocess.Popen[str]":
-    """This load as a process; its standard output is the JSON."""
-    command = [sys.executable, "-m", "benchmarks.load", url, str(bodies)]
+def run(module: str, target: str, requests: Path, clients: int, seconds: float, *more: str) -> dict[str, Any]:
+    """A load in a process of its own: what it measured."""
+    return finish(start(module, target, requests, clients, seconds, *more))
+
+
+def start(
+    module: str, target: str, requests: Path, clients: int, seconds: float, *more: str
+) -> "subprocess.Popen[str]":
+    """Begin a load in a process of its own."""
+    command = [sys.executable, "-m", module, target, str(requests), *more]
     command += ["--clients", str(clients), "--seconds", str(seconds)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
 def finish(process: "subprocess.Popen[str]") -> dict[str, Any]:
-    """What a load measured."""
+    """What a load that was begun has measured."""
     output, _ = process.communicate()
     if process.returncode:
         raise RuntimeError("the load has failed; see above")

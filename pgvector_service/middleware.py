@@ -1,15 +1,18 @@
 """What happens around every request: an id, a limit on its body, one log line, and no exception that goes further."""
 
 import logging
+import os
 import re
 import time
-from uuid import uuid4
+from collections.abc import Mapping
+from typing import Any
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pgvector_service import problems
 from pgvector_service.errors import PayloadTooLarge, VectorDBError
+from pgvector_service.json_route import JsonRoute
 
 log = logging.getLogger("pgvector_service.requests")
 
@@ -20,12 +23,14 @@ _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 class RequestMiddleware:
     """Gives each request an id (`X-Request-ID`, the client's if it is a plain one) and reads its body beforehand.
 
-    A body over `max_body_bytes` is answered with 413; it is counted as it arrives. Up to as much again is read and
-    dropped first, since a client that is still sending does not look for an answer.
+    The routes `direct`, by method and path, are answered here; `app` answers all others. A body over `max_body_bytes`
+    is answered with 413; it is counted as it arrives. Up to as much again is read and dropped first, since a client
+    that is still sending does not look for an answer.
     """
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, direct: Mapping[tuple[str, str], JsonRoute], max_body_bytes: int) -> None:
         self.app = app
+        self.direct = direct
         self.max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -34,8 +39,7 @@ class RequestMiddleware:
             await self.app(scope, receive, send)
             return
         begin = time.perf_counter()
-        given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if _ID.fullmatch(given) else uuid4().hex
+        request_id = _request_id(scope)
         scope.setdefault("state", {})["request_id"] = request_id
         status = 0
 
@@ -43,37 +47,51 @@ class RequestMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
             await send(message)
 
         try:
             body = await _read(receive, self.max_body_bytes)
+            route = self.direct.get((scope["method"], scope["path"]))
             if body is None:
                 status = 499  # the client went away; the number is nginx's
-                return
-            await self.app(scope, _replay(body, receive), send_noted)
+            elif route:
+                scope["route"] = route
+                response = await route.respond(Request(scope, receive), body)
+                await response(scope, receive, send_noted)
+            else:
+                await self.app(scope, _replay(body, receive), send_noted)
         except Exception as error:
-            own = error if isinstance(error, VectorDBError) else VectorDBError()
-            if not isinstance(error, VectorDBError):
+            if not isinstance(error, problems.KINDS):
                 log.exception("unexpected error", extra={"request_id": request_id})
+                error = VectorDBError()
             if status:
                 raise  # the answer has begun and cannot be taken back; the server cuts the connection
-            await problems.of_error(own, request_id)(scope, receive, send_noted)
+            await problems.answer(error, request_id)(scope, receive, send_noted)
         finally:
-            self._log(scope, status, time.perf_counter() - begin, request_id)
+            _log(scope, status, time.perf_counter() - begin, request_id)
 
-    def _log(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
+
+def _request_id(scope: Scope) -> str:
+    given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"").decode("latin-1")
+    return given if given and _ID.fullmatch(given) else os.urandom(16).hex()
+
+
+def _log(scope: Scope, status: int, seconds: float, request_id: str) -> None:
+    level = logging.WARNING if seconds > SLOW_S else logging.INFO
+    if not log.isEnabledFor(level):
+        return
+    fields: dict[str, Any] = {
+        "method": scope["method"],
         # The route, not the path: a path can hold line breaks and much else.
-        route = getattr(scope.get("route"), "path_format", "-")
-        fields = {
-            "method": scope["method"],
-            "route": route,
-            "status": status,
-            "ms": round(seconds * 1000, 1),
-            "request_id": request_id,
-        }
-        level = logging.WARNING if seconds > SLOW_S else logging.INFO
-        log.log(level, "%(method)s %(route)s %(status)s %(ms)s ms %(request_id)s", fields, extra=fields)
+        "route": getattr(scope.get("route"), "path_format", "-"),
+        "status": status,
+        "ms": round(seconds * 1000, 1),
+        "request_id": request_id,
+    }
+    text = "%(method)s %(route)s %(status)s %(ms)s ms %(request_id)s"
+    # Logger.log would first look for the file and line that it is called from, which takes as long as all the rest.
+    log.handle(log.makeRecord(log.name, level, "", 0, text, (fields,), None, extra=fields))
 
 
 async def _read(receive: Receive, limit: int) -> bytes | None:

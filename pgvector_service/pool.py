@@ -91,10 +91,9 @@ class ConnectionPool:
                 raise
 
     def fetch(self, statement: str, parameters: Mapping[str, object]) -> list[tuple[Any, ...]]:
-        """The rows of one statement, which sees all that was committed before it."""
+        """The rows of one quick statement, which sees all that was committed before it."""
         with self.connection() as conn, conn.cursor() as cur:
-            both = {"statement_timeout_ms": self._statement_timeout_ms, **parameters}
-            cur.execute(queries.one_statement + statement, both)
+            cur.execute(statement, parameters)
             return cur.fetchall()
 
     @contextmanager

@@ -1,9 +1,12 @@
 """Errors as HTTP answers: one shape (RFC 9457), at most 2 KB, nothing of the caller's input in it."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 import orjson
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from pgvector_service.errors import (
@@ -14,6 +17,8 @@ from pgvector_service.errors import (
     Unavailable,
     VectorDBError,
 )
+
+log = logging.getLogger(__name__)
 
 # The first class in an error's ancestry that stands here decides.
 STATUS: dict[type[Exception], int] = {
@@ -26,16 +31,32 @@ STATUS: dict[type[Exception], int] = {
 }
 # Of errors that the framework raises before a route is reached; any other is a bad_request.
 CODES = {404: "no_such_route", 405: "method_not_allowed"}
+DETAILS = {
+    "no_such_route": "There is no such route. GET /docs lists all of them.",
+    "method_not_allowed": "The route exists, but not with this method. GET /docs lists all of them.",
+}
+# What `answer` takes.
+KINDS = (VectorDBError, RequestValidationError, HTTPException)
 RETRY_AFTER_S = 1
 # Field names come from the caller where he made them up.
 MAX_FIELD, MAX_DETAIL = 80, 1200
 
 
-def of_error(error: VectorDBError, request_id: str) -> Response:
-    """The answer for one of the service's own errors."""
+def answer(error: Exception, request_id: str) -> Response:
+    """The answer for an error of one of KINDS; logs the cause of one that is no fault of the caller."""
+    if isinstance(error, RequestValidationError):
+        return problem(422, "invalid_input", first_fault(error.errors()), request_id)
+    if isinstance(error, HTTPException):
+        code = CODES.get(error.status_code, "bad_request")
+        headers = dict(error.headers) if error.headers else None
+        return problem(
+            error.status_code, code, DETAILS.get(code, "The request could not be read."), request_id, headers
+        )
+    assert isinstance(error, VectorDBError)
     status = next(STATUS[ancestor] for ancestor in type(error).__mro__ if ancestor in STATUS)
-    code = "internal_error" if status == 500 else error.code
-    return problem(status, code, str(error), request_id)
+    if status >= 500:
+        log.error("%s (%s)", error, request_id, exc_info=error.__cause__)
+    return problem(status, "internal_error" if status == 500 else error.code, str(error), request_id)
 
 
 def problem(status: int, code: str, detail: str, request_id: str, headers: dict[str, str] | None = None) -> Response:

@@ -162,8 +162,9 @@ class TopK:
         self._k = k
         self._metric = metric
         self._norms = row_norms(queries)
-        self._safe = [is_safe(self._norms[i : i + 1]) for i in range(len(queries))]
-        self._exact = exact or not all(self._safe)
+        within = (self._norms >= SAFE_NORMS[0]) & (self._norms <= SAFE_NORMS[1])
+        self._safe = within | (self._norms == 0)
+        self._exact = exact or not self._safe.all()
         # What was found so far, sorted by query and distance; the rows of query i begin at _starts[i].
         self._found: tuple[Positions, Keys, Floats] = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
         self._starts = np.zeros(len(queries) + 1, np.int64)

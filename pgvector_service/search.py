@@ -1,29 +1,33 @@
 """Searches by vector: ranked in memory, answered from one snapshot, together when they arrive together."""
 
-from collections.abc import Hashable, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
+import orjson
 from psycopg2.extensions import cursor
 
 from pgvector_service import loading, queries
 from pgvector_service.cache import Superseded
 from pgvector_service.codec import Keys, Rows
 from pgvector_service.errors import DimensionMismatch, InvalidInput
-from pgvector_service.gather import Gather
-from pgvector_service.items import refuse_zeros
+from pgvector_service.gather import F, Gather
+from pgvector_service.items import read_json, refuse_zeros
 from pgvector_service.loading import Collection
 from pgvector_service.ranking import Floats, Metric, TopK, similarities
 from pgvector_service.store import Store, retried
 
-FIELDS = ("documents", "metadatas", "embeddings")
 # Searches that share a scan, and those that may be under way or waiting.
 TOGETHER = 64
+# While one batch of a collection waits for the database, another is ranked.
+LANES = 2
 WAITING = 1_024
 # Searches for more than this are kept apart: they make the scan of all others in their batch slower.
 FEW = 100
+# A number that no float can hold has more digits, and JSON that is nested too deeply has more brackets.
+SHORT_JSON = 240
 
 Hits = tuple[Keys, Floats]
 Result = dict[str, Any]
@@ -31,12 +35,16 @@ Result = dict[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """One request: the nearest `n_results` to each row of `embeddings` (n, dimension), with the fields of `include`."""
+    """One request: the nearest `n_results` to each row of `embeddings` (n, dimension), with the fields of `include`.
+
+    `exact`: look at every row. `as_json`: metadata may come as an orjson.Fragment.
+    """
 
     embeddings: Rows
     n_results: int
     include: Sequence[str]
     exact: bool
+    as_json: bool
 
     @property
     def kind(self) -> Hashable:
@@ -49,11 +57,11 @@ class Search:
 
     def __init__(self, store: Store, threads: int) -> None:
         self._store = store
-        self._gather = Gather(self._answer, threads, TOGETHER, WAITING)
+        self._gather = Gather(self._answer, threads, LANES, TOGETHER, WAITING)
 
-    def submit(self, name: str, query: Query) -> "Future[list[Result]]":
-        """A result for each embedding of the query, to come."""
-        return self._gather.submit((name, query.kind), query)
+    def submit(self, name: str, query: Query, future: F) -> F:
+        """`future`, which a result for each embedding of the query is put into."""
+        return self._gather.submit((name, query.kind), query, future)
 
     def close(self) -> None:
         """Finish the searches that have begun."""
@@ -80,18 +88,20 @@ class Search:
         collection, matrix = known
         if any(_fault(collection, request) for request in requests):
             return None
-        ranking = _Ranking(collection, requests)
+        top = _ranked(collection, requests)
         for block in matrix.blocks:
-            ranking.top.offer(block)
-        if any(len(keys) > request.n_results for request, hits in ranking.of_each() for keys, _ in hits):
+            top.offer(block)
+        found = _by_request(top, requests)
+        if any(len(keys) > request.n_results for request, hits in found for keys, _ in hits):
             return None
-        keys = _all_keys(ranking.hits())
-        state = {"name": name, "version": collection.version, "epoch": collection.epoch, "keys": keys}
+        keys = _all_keys(found)
+        state = {"name": name, "version": collection.version, "epoch": collection.epoch, "keys": _array(keys)}
         rows = self._store.pool.fetch(queries.items_by_key_if_unchanged, state)
-        if not rows or generation != cache.generation or not {key for key, *_ in rows} >= set(keys):
+        by_key = {row[0]: row for row in rows}
+        if not rows or generation != cache.generation or not by_key.keys() >= keys:
             cache.distrust(name)
             return None
-        return [_results(rows, {}, hits, collection.metric, request.include) for request, hits in ranking.of_each()]
+        return [_results(by_key, {}, hits, collection.metric, request) for request, hits in found]
 
     def _from_snapshot(self, name: str, requests: Sequence[Query]) -> list[list[Result] | Exception]:
         """A search of any kind, within one snapshot; brings memory up to date first."""
@@ -104,51 +114,42 @@ class Search:
     def _good_from_snapshot(
         self, cur: cursor, collection: Collection, since: float, requests: Sequence[Query]
     ) -> list[list[Result]]:
-        ranking = _Ranking(collection, requests)
+        top = _ranked(collection, requests)
         matrix = self._store.cache.matrix(cur, collection, since)
         if matrix is None:
-            loading.stream(cur, collection, ranking.top.offer, self._store.still_alive)
+            loading.stream(cur, collection, top.offer, self._store.still_alive)
         else:
             for block in matrix.blocks:
-                ranking.top.offer(block)
-        chosen = [
-            (request, [_cut(cur, *hit, request.n_results) for hit in hits]) for request, hits in ranking.of_each()
-        ]
-        keys = _all_keys([hit for _, hits in chosen for hit in hits])
-        cur.execute(queries.items_by_key, {"keys": keys})
-        rows = cur.fetchall()
-        wanted = sum(min(request.n_results, len(hit[0])) for request, hits in ranking.of_each() for hit in hits)
-        if len(rows) < len(keys) or sum(len(hit[0]) for _, hits in chosen for hit in hits) < wanted:
+                top.offer(block)
+        found = _by_request(top, requests)
+        chosen = [(request, [_cut(cur, *hit, request.n_results) for hit in hits]) for request, hits in found]
+        keys = _all_keys(chosen)
+        cur.execute(queries.items_by_key, {"keys": _array(keys)})
+        by_key = {row[0]: row for row in cur.fetchall()}
+        wanted = sum(min(request.n_results, len(hit[0])) for request, hits in found for hit in hits)
+        if len(by_key) < len(keys) or sum(len(hit[0]) for _, hits in chosen for hit in hits) < wanted:
             # Somebody has deleted rows past the triggers. Memory is wrong, so read it anew.
             self._store.cache.forget(collection.name)
             raise Superseded
         with_vectors = any("embeddings" in request.include for request in requests)
-        vectors = self._store.embeddings(cur, collection, keys) if with_vectors else {}
-        return [_results(rows, vectors, hits, collection.metric, request.include) for request, hits in chosen]
+        vectors = self._store.embeddings(cur, collection, sorted(keys)) if with_vectors else {}
+        return [_results(by_key, vectors, hits, collection.metric, request) for request, hits in chosen]
 
 
-class _Ranking:
-    """One TopK for all queries of several requests."""
+def _ranked(collection: Collection, requests: Sequence[Query]) -> TopK:
+    """An empty ranking for the queries of all requests."""
+    embeddings = np.concatenate([request.embeddings for request in requests])
+    k = max(request.n_results for request in requests)
+    return TopK(embeddings, k, collection.metric, exact=requests[0].exact)
 
-    def __init__(self, collection: Collection, requests: Sequence[Query]) -> None:
-        self._requests = requests
-        embeddings = np.concatenate([request.embeddings for request in requests])
-        k = max(request.n_results for request in requests)
-        self.top = TopK(embeddings, k, collection.metric, exact=requests[0].exact)
 
-    def hits(self) -> list[Hits]:
-        """For each query its n_results nearest keys and all that are as far as the last of them."""
-        return [hit for _, hits in self.of_each() for hit in hits]
-
-    def of_each(self) -> list[tuple[Query, list[Hits]]]:
-        """The same by request."""
-        found = []
-        first = 0
-        for request in self._requests:
-            own = range(first, first + len(request.embeddings))
-            found.append((request, [_nearest(*self.top.hits(i), request.n_results) for i in own]))
-            first = own.stop
-        return found
+def _by_request(top: TopK, requests: Sequence[Query]) -> list[tuple[Query, list[Hits]]]:
+    """For each query of a request its n_results nearest keys and all that are as far as the last of them."""
+    queries_left = count()
+    return [
+        (request, [_nearest(*top.hits(next(queries_left)), request.n_results) for _ in request.embeddings])
+        for request in requests
+    ]
 
 
 def _nearest(keys: Keys, distances: Floats, k: int) -> Hits:
@@ -185,30 +186,44 @@ def _cut(cur: cursor, keys: Keys, distances: Floats, k: int) -> Hits:
     return chosen, distances[: len(chosen)]
 
 
-def _all_keys(hits: Sequence[Hits]) -> list[int]:
-    return sorted({key for keys, _ in hits for key in keys.tolist()})
+def _all_keys(found: Sequence[tuple[Query, list[Hits]]]) -> set[int]:
+    return {key for _, hits in found for keys, _ in hits for key in keys.tolist()}
+
+
+def _array(keys: Iterable[int]) -> str:
+    """The keys as the text of a PostgreSQL array, in order, so that rows that lie together are read together."""
+    return "{" + ",".join(map(str, sorted(keys))) + "}"
 
 
 def _results(
-    rows: Sequence[tuple[Any, ...]],
+    by_key: Mapping[int, tuple[Any, ...]],
     vectors: Mapping[int, Rows | None],
     hits: Sequence[Hits],
     metric: Metric,
-    include: Sequence[str],
+    request: Query,
 ) -> list[Result]:
     """For each query what was found, nearest first and then by id, as lists."""
-    by_key = {row[0]: row for row in rows}
-    results = []
+    include, results = request.include, []
     for keys, distances in hits:
-        found = zip(distances.tolist(), map(by_key.__getitem__, keys.tolist()), strict=True)
-        ranked = [row for _, row in sorted(found, key=lambda hit: (hit[0], hit[1][1]))]
-        columns: Result = {
-            "ids": [row[1] for row in ranked],
-            "documents": [row[2] for row in ranked],
-            "metadatas": [row[3] for row in ranked],
-            "embeddings": [vectors.get(row[0]) for row in ranked],
-            "distances": distances.tolist(),
-            "similarities": similarities(distances, metric).tolist(),
-        }
-        results.append({name: column for name, column in columns.items() if name not in FIELDS or name in include})
+        rows = [by_key[key] for key in keys.tolist()]
+        far = distances.tolist()
+        if len(set(far)) < len(far):
+            rows = [row for _, row in sorted(zip(far, rows, strict=True), key=lambda hit: (hit[0], hit[1][1]))]
+        result: Result = {"ids": [row[1] for row in rows]}
+        if "documents" in include:
+            result["documents"] = [row[2] for row in rows]
+        if "metadatas" in include:
+            result["metadatas"] = [_metadata(row[3], request.as_json) for row in rows]
+        if "embeddings" in include:
+            result["embeddings"] = [vectors.get(row[0]) for row in rows]
+        result["distances"] = far
+        result["similarities"] = similarities(distances, metric).tolist()
+        results.append(result)
     return results
+
+
+def _metadata(text: str | None, as_json: bool) -> Any:
+    """The metadata; as JSON that need not be parsed only if it is short: see read_json for what else it may hold."""
+    if text is None:
+        return None
+    return orjson.Fragment(text) if as_json and len(text) <= SHORT_JSON else read_json(text)

@@ -37,6 +37,8 @@ class Settings(BaseSettings):
     db_pool_timeout_s: float = Field(2.0, ge=0, le=600)
     statement_timeout_s: float = Field(30.0, gt=0, le=86400)
     cache_max_bytes: int = Field(default_factory=_half_of_memory, ge=0)
+    recall_target: float = Field(0.999, ge=0.5, le=1)
+    search_threads: int = Field(0, ge=0, le=1024)
     max_body_bytes: int = Field(64 * 2**20, ge=1024)
     max_results: int = Field(10_000, ge=1)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
@@ -56,6 +58,11 @@ class Settings(BaseSettings):
                     "must be like postgresql://user:password@host:5432/database, the password percent-encoded"
                 )
         return url
+
+    @property
+    def threads_of_a_search(self) -> int:
+        """SEARCH_THREADS, or else the cores that there are for each worker."""
+        return self.search_threads or max(1, (os.cpu_count() or 1) // self.web_concurrency)
 
     @classmethod
     def load(cls, **overrides: object) -> "Settings":

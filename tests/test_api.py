@@ -305,7 +305,7 @@ def test_what_is_accepted_is_read_back(client: TestClient, good: Any) -> None:
         ({"query_embedding": [0, 0, 0]}, "query_embedding: is all zeros"),
         ({"query_embedding": [1, 1e39, 0]}, r"query_embedding\[1\]: does not fit into float32"),
         ({"query_embedding": [[1, 2, 3]]}, r"query_embedding\[0\]: must be a number"),
-        ({"query_embedding": "abc"}, "query_embedding: must be a list of numbers"),
+        ({"query_embedding": "abc"}, "query_embedding: is neither a list of numbers nor base64"),
         ({"query_embedding": []}, "query_embedding: must have 1 to 16384"),
         ({"n_results": 0}, "n_results: input should be greater than or equal to 1"),
         ({"n_results": 10_001}, r"n_results: must be at most 10000 \(MAX_RESULTS\)"),
