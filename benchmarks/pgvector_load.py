@@ -1,4 +1,4 @@
-"""The same load on a table of pgvector with an HNSW index, over SQL: each client is a connection in a thread of its own.
+"""The same load on a table of pgvector with an HNSW index, over SQL: each client is a connection and a thread.
 
     python -m benchmarks.pgvector_load DATABASE_URL queries.npy --clients 32 --seconds 5 --ef-search 40
 

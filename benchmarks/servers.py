@@ -38,7 +38,7 @@ class Client:
         content = response.read()
         if response.status >= 300:
             raise RuntimeError(f"{method} {path}: {response.status} {content.decode()}")
-        return orjson.loads(content)
+        return orjson.loads(content) if content else None
 
 
 @contextmanager
@@ -77,7 +77,7 @@ def install_peers() -> None:
     if not (PEERS / "bin/chroma").exists():
         shutil.rmtree(PEERS, ignore_errors=True)
         subprocess.run([sys.executable, "-m", "venv", PEERS], check=True)
-        pip = [PEERS / "bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        pip = [str(PEERS / "bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*pip, *PEER_PACKAGES], check=True)
 
 

@@ -16,6 +16,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 from pgvector_service.codec import Keys, Rows
 
@@ -29,15 +30,52 @@ Positions = NDArray[np.int64]
 SAFE_NORMS = (1e-12, 1e18)
 # Scores of several queries that are held at a time: 16 MB.
 SCORES_AT_ONCE = 4 * 2**20
-# BLAS uses all cores for one product. Several at a time fight for them: with 20,000 x 128 rows on 2 cores, 16 threads
-# did 40 searches/s, and 600 to 720 in turn (one thread alone 1,560).
-_one_product = threading.Lock()
+# Of these, so many are looked at together: what is made of them stays in the processor's cache.
+SCORES_IN_CACHE = 2**17
+# A product of fewer multiplications takes less than a millisecond, and is made by one thread.
+SMALL_PRODUCT = 2**24
 # Rows measured in float64 at a time: 1,000 x 384 take 3 MB.
 EXACT_ROWS = 1_000
 # Scores looked at for a first bound on the k-th.
 SAMPLE = 4_096
 # Rows of a float32 Manhattan scan at a time, so that the differences stay in the processor's cache.
 MANHATTAN_ROWS = 256
+
+
+class _Blas:
+    """The threads that numpy makes a product with, for one product at a time.
+
+    Several at a time fight for the cores: with 20,000 x 128 rows on 2 cores, 16 threads did 40 searches/s, and 600 to
+    720 in turn (one thread alone 1,560). And threads that have helped spin for a while afterwards, which took 0.45 ms
+    of a core from each search of 1,000 rows.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._libraries = ThreadpoolController().select(user_api="blas").lib_controllers
+        self._most = max((library.num_threads for library in self._libraries), default=1)
+        self._now = self._most
+
+    def limit(self, threads: int) -> None:
+        """Use at most so many threads from now on."""
+        with self._lock:
+            self._most = threads
+
+    def product(self, queries: Rows, rows: Rows) -> Rows:
+        """queries @ rows.T"""
+        threads = 1 if len(queries) * rows.size < SMALL_PRODUCT else self._most
+        # Products that overflow belong to norms that are not safe, and are not looked at.
+        with self._lock, np.errstate(over="ignore", invalid="ignore"):
+            if threads != self._now:
+                for library in self._libraries:
+                    library.set_num_threads(threads)
+                self._now = threads
+            dots: Rows = queries @ rows.T
+            return dots
+
+
+_blas = _Blas()
+limit_threads, product = _blas.limit, _blas.product
 
 
 def row_norms(rows: Rows) -> Floats:
@@ -192,57 +230,57 @@ class TopK:
         positions = codes.candidates(self._queries, min(wanted + min(dead, wanted), len(block.keys)))
         alive = None if block.alive is None else block.alive[positions]
         if self._metric == "manhattan":
-            near = np.ones(positions.shape, np.bool_)
+            near = np.ones(positions.shape, np.bool_) if alive is None else alive.copy()
         else:
-            score, error = self._scores(
-                codes.products(block.rows, self._queries, positions),
-                block.norms[positions],
-                self._norms[:, None].astype(np.float32),
-            )
-            if alive is not None:
-                score = np.where(alive, score, np.float32(np.inf))
-            bound = self._bounds()
-            if positions.shape[1] > self._k:
-                kth = np.partition(score + error, self._k - 1, axis=1)[:, self._k - 1]
-                bound = np.minimum(bound, kth)
-            near = score - error <= bound[:, None]
+            dots = codes.products(block.rows, self._queries, positions)
+            score, error = self._scores(dots, block.norms[positions], self._norms)
+            near = self._near(score, error, alive, self._bounds())
         if alive is None:
             self._measure(block, np.nonzero(near)[0], positions[near])
             return
         # Where the dead have crowded out the living, the codes are of no help.
         served = alive.sum(axis=1) >= min(wanted, block.count)
-        near &= alive & served[:, None]
+        near &= served[:, None]
         self._measure(block, np.nonzero(near)[0], positions[near])
         self._scan(block, np.flatnonzero(~served))
 
     def _scan(self, block: Block, queries: Positions) -> None:
-        """Look at all rows of `block` for those queries, so many at a time that their scores are held."""
-        step = max(1, SCORES_AT_ONCE // len(block.keys))
-        for start in range(0, len(queries), step):
-            part = queries[start : start + step]
-            # Products that overflow belong to norms that are not safe, and are not looked at.
-            with np.errstate(over="ignore", invalid="ignore"), _one_product:
-                dots = [None] * len(part) if self._metric == "manhattan" else self._queries[part] @ block.rows.T
-            near = [self._candidates(block, i, dot) for i, dot in zip(part.tolist(), dots, strict=True)]
-            which = np.repeat(part, [len(positions) for positions in near])
-            self._measure(block, which, np.concatenate(near))
+        """Look at all rows of `block` for those queries."""
+        alive = np.arange(len(block.keys)) if block.alive is None else np.flatnonzero(block.alive)
+        safe = self._safe[queries] & block.safe
+        for i in queries[~safe]:
+            self._measure(block, np.full(len(alive), i), alive)
+        queries = queries[safe]
+        at_once = max(1, SCORES_AT_ONCE // len(block.keys))
+        in_cache = 1 if self._metric == "manhattan" else max(1, SCORES_IN_CACHE // len(block.keys))
+        for start in range(0, len(queries), at_once):
+            part = queries[start : start + at_once]
+            dots = None if self._metric == "manhattan" else product(self._queries[part], block.rows)
+            found = []
+            for first in range(0, len(part), in_cache):
+                some = part[first : first + in_cache]
+                if dots is None:
+                    score = _manhattan_scan(block.rows, self._queries[some[0]])[None, :]
+                    error: Rows | np.float32 = score * self._unit
+                else:
+                    score, error = self._scores(dots[first : first + in_cache], block.norms, self._norms[some])
+                near = self._near(score, error, block.alive, self._bounds()[some])
+                which, positions = np.divmod(np.flatnonzero(near), len(block.keys))
+                found.append((some[which], positions))
+            self._measure(block, *map(np.concatenate, zip(*found, strict=True)))
 
-    def _candidates(self, block: Block, i: int, dots: Rows | None) -> Positions:
-        """Positions of the rows of `block` that may be among the k nearest to query `i`, by a scan."""
-        if not (block.safe and self._safe[i]):
-            return np.arange(len(block.keys)) if block.alive is None else np.flatnonzero(block.alive)
-        if dots is None:
-            score = _manhattan_scan(block.rows, self._queries[i])
-            error: Rows | np.float32 = score * self._unit
-        else:
-            score, error = self._scores(dots, block.norms, np.float32(self._norms[i]))
-        if block.alive is not None:
-            score = np.where(block.alive, score, np.float32(np.inf))
-        bound = self._bounds()[i]
-        if bound == np.inf and len(score) > self._k:
-            bound = self._kth(score + error)
-        near = score - error <= bound
-        return np.flatnonzero(near if block.alive is None else near & block.alive)
+    def _near(self, score: Rows, error: Rows | np.float32, alive: Mask | None, bounds: NDArray[np.float32]) -> Mask:
+        """Which of the scores (queries, rows) may be among the k smallest of their query."""
+        if alive is not None:
+            score = np.where(alive, score, np.float32(np.inf))
+        count = score.shape[1]
+        if count > self._k and np.isinf(bounds).any():
+            # A bound on the k-th smallest: that of a sample, found in a fifth of the time.
+            step = max(1, count // max(SAMPLE, 16 * self._k))
+            sample = score[:, ::step] + np.broadcast_to(error, score.shape)[:, ::step]
+            bounds = np.minimum(bounds, np.partition(sample, self._k - 1, axis=1)[:, self._k - 1])
+        near: Mask = score - error <= bounds[:, None]
+        return near if alive is None else near & alive
 
     def _bounds(self) -> NDArray[np.float32]:
         """A bound on the score of a row that is still of interest, for each query."""
@@ -250,12 +288,6 @@ class TopK:
         # The comparison is made in float32; far beyond its range the distances are not safe ones.
         bounds = np.clip(worst + np.abs(worst) * 2.0**-23, -3e38, 3e38)
         return np.where(np.isfinite(worst), bounds, np.inf).astype(np.float32)
-
-    def _kth(self, upper: Rows) -> np.float32:
-        """A bound on the k-th smallest of `upper`: that of a sample, found in a fifth of the time."""
-        sample = upper[:: max(1, len(upper) // max(SAMPLE, 16 * self._k))]
-        kth: np.float32 = np.partition(sample, self._k - 1)[self._k - 1]
-        return kth
 
     @property
     def _unit(self) -> np.float32:
@@ -266,12 +298,13 @@ class TopK:
         """
         return np.float32((self._queries.shape[1] + 8) * 2.0**-24)
 
-    def _scores(self, dots: Rows, norms: Rows, norm: Rows | np.float32) -> tuple[Rows, Rows | np.float32]:
-        """A float32 score for each row, smaller is nearer, and a bound on its error, from dot products and norms.
+    def _scores(self, dots: Rows, norms: Rows, own: Floats) -> tuple[Rows, Rows | np.float32]:
+        """Float32 scores (queries, rows), smaller is nearer, and a bound on their error.
 
-        The score is the distance, but for euclidean its square.
+        From dot products, the norms of the rows and those of the queries. The score is the distance, but for euclidean
+        its square.
         """
-        unit = self._unit
+        unit, norm = self._unit, own.astype(np.float32)[:, None]
         if self._metric == "cosine":
             return 1 - dots / (norms * norm), unit
         if self._metric == "ip":

@@ -17,6 +17,7 @@ from pgvector_service.errors import CollectionNotFound, DatabaseBusy, DatabaseUn
 from pgvector_service.items import check_collection_name
 from pgvector_service.loading import Collection
 from pgvector_service.pool import ConnectionPool
+from pgvector_service.ranking import limit_threads
 from pgvector_service.upkeep import Upkeep
 
 TRIES = 5
@@ -42,6 +43,7 @@ class Store:
         self.statement_timeout_s = statement_timeout_s
         self._recall_target = recall_target
         self._threads = threads
+        limit_threads(threads)
         self.cache = Cache(cache_max_bytes, self.still_alive, self._changed)
         self._incarnation: str | None = None
         self._pool: ConnectionPool | None = None
