@@ -26,9 +26,9 @@ bench: .venv/run
 
 lock: .venv/dev
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --upgrade --generate-hashes --no-annotate --no-header \
-	  pyproject.toml --extra embedded -o requirements.lock
+	  pyproject.toml --extra embedded --extra accelerate -o requirements.lock
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --upgrade --generate-hashes --no-annotate --no-header \
-	  pyproject.toml --extra embedded --extra dev -o requirements-dev.lock
+	  pyproject.toml --extra embedded --extra accelerate --extra dev -o requirements-dev.lock
 
 .venv/run: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=...")'

@@ -1,3 +1,4 @@
+import base64
 import json
 import logging
 import re
@@ -593,3 +594,53 @@ def test_a_service_without_its_database_says_so() -> None:
         response = client.post("/search/vector", json=QUERY)
         refusal(response, 503, "database_unavailable")
         assert int(response.headers["retry-after"]) >= 1
+
+
+def in_base64(row: list[float]) -> str:
+    return base64.b64encode(np.array(row, "<f4").tobytes()).decode()
+
+
+def test_base64_is_the_same_as_a_list(filled: TestClient) -> None:
+    embeddings = [[0.1, 0.2, 0.3], [0.5, -0.25, 1e-3]]
+    for name, sent in (("lists", embeddings), ("texts", [in_base64(row) for row in embeddings])):
+        response = filled.post("/items", json={"collection_name": name, "ids": ["a", "b"], "embeddings": sent})
+        assert response.status_code == 201, response.text
+    mixed = {"collection_name": "lists", "ids": ["c"], "embeddings": [in_base64(embeddings[1])]}
+    filled.post("/items", json=mixed)
+    filled.post("/items", json=mixed | {"collection_name": "texts", "embeddings": embeddings[1:]})
+
+    answers = []
+    for name in ("lists", "texts"):
+        for query in ([0.3, 0.1, 0.1], in_base64([0.3, 0.1, 0.1])):
+            one = {"collection_name": name, "query_embedding": query, "include": ["embeddings"]}
+            several = {"collection_name": name, "query_embeddings": [query, query], "include": ["embeddings"]}
+            first = filled.post("/search/vector", json=one).json()
+            assert filled.post("/search/vector/batch", json=several).json() == {"results": [first, first]}
+            answers.append(first)
+    assert answers[0]["ids"] == ["b", "c", "a"]
+    assert answers[1:] == answers[:1] * 3
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("!!!!", "is neither a list of numbers nor base64"),
+        ("AAAA", "not of whole float32 numbers"),
+        ("", "must have 1 to 16384 numbers"),
+        (in_base64([1, 2]), "expected 3 numbers"),
+        (in_base64([1, float("nan"), 2]), r"\[1\]: is NaN"),
+        (in_base64([0, 0, 0]), "is all zeros"),
+        (in_base64([0.1, 0.2, 0.3]) + "\n", "nor base64"),
+    ],
+)
+def test_wrong_base64_is_refused_by_field_and_position(filled: TestClient, text: str, problem: str) -> None:
+    batch = {"collection_name": "research_papers", "ids": ["x"], "embeddings": [text]}
+    assert re.search(rf"^embeddings\[0\].*{problem}", refusal(filled.post("/items", json=batch), 422))
+    search = refusal(filled.post("/search/vector", json=QUERY | {"query_embedding": text}), 422)
+    assert re.search(rf"^query_embedding.*{problem}", search)
+
+
+def test_a_search_may_be_exact(filled: TestClient) -> None:
+    usual = filled.post("/search/vector", json=QUERY).json()
+    assert filled.post("/search/vector", json=QUERY | {"exact": True}).json() == usual
+    assert refusal(filled.post("/search/vector", json=QUERY | {"exact": "yes"}), 422).startswith("exact: ")
