@@ -2,7 +2,8 @@
 # make test   the whole test suite, against a real PostgreSQL
 # make lint   formatting, ruff, mypy
 # make demo   examples/quickstart.py against a fresh server
-# make bench  the figures that the README claims
+# make bench  the figures that the README claims, beside chroma and pgvector, and the curve over sizes (half an hour)
+# make profile  where the time of a search goes
 # make lock   renew the lock files from pyproject.toml
 PYTHON ?= python3
 BIN := .venv/bin
@@ -22,7 +23,11 @@ demo: .venv/run
 	$(BIN)/python examples/quickstart.py --fresh
 
 bench: .venv/run
-	$(BIN)/python -m benchmarks.service
+	$(BIN)/python -m benchmarks.compare $(if $(DATA),--data $(DATA))
+	$(BIN)/python -m benchmarks.sizes $(if $(DATA),--data $(DATA))
+
+profile: .venv/dev
+	$(BIN)/python -m benchmarks.profile $(if $(DATA),--data $(DATA))
 
 lock: .venv/dev
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --upgrade --generate-hashes --no-annotate --no-header \
@@ -40,4 +45,4 @@ lock: .venv/dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.lock
 	@touch $@
 
-.PHONY: run test lint demo bench lock
+.PHONY: run test lint demo bench profile lock

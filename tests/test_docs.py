@@ -73,7 +73,7 @@ def test_the_curl_examples_answer_what_the_readme_says(client: TestClient) -> No
 
 
 def test_the_python_examples_run(client: TestClient, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    over_http, without_http = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    over_http, without_http, in_base64 = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
     class Requests:
         """Sends what the example sends with `requests`, to the application in this process."""
@@ -86,6 +86,8 @@ def test_the_python_examples_run(client: TestClient, database: str, monkeypatch:
     scope: dict[str, Any] = {}
     exec(over_http, scope)
     assert scope["hits"]["ids"] == ["doc3"]
+    exec(in_base64, {})
+    assert client.get("/collections/research_papers/items/doc5").json()["document"] == "Sent as base64"
     assert "postgresql://postgres:password@localhost:5432/postgres" in without_http
     exec(without_http.replace("postgresql://postgres:password@localhost:5432/postgres", database), {})
     with VectorDB(database) as db:
