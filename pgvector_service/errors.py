@@ -97,7 +97,7 @@ class PoolExhausted(Unavailable):
 
 
 class Overloaded(Unavailable):
-    """Too many searches are waiting already. Try again in a moment, with fewer at once."""
+    """Too many searches are waiting, or this one has waited too long. Try again in a moment, with fewer at once."""
 
 
 class DatabaseBusy(Unavailable):

@@ -6,8 +6,9 @@ not wait for one another as long as there are threads.
 
 import asyncio
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
@@ -24,7 +25,7 @@ class Gather(Generic[K, Q, A]):
     """Runs `work(kind, requests)`, which returns an answer or an exception for each request, in `threads` threads.
 
     Of each kind `lanes` batches are under way at a time, each of at most `most` requests. At most `unfinished` requests
-    of all kinds are under way or waiting, Overloaded after that.
+    of all kinds are under way or waiting, Overloaded after that; the same for one that has waited `patience_s`.
     """
 
     def __init__(
@@ -34,11 +35,13 @@ class Gather(Generic[K, Q, A]):
         lanes: int,
         most: int,
         unfinished: int,
+        patience_s: float,
     ) -> None:
         self._work = work
         self._lanes = lanes
         self._most = most
         self._free = unfinished
+        self._patience_s = patience_s
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="gather")
         self._lock = threading.Lock()
         self._kinds: dict[K, _Kind[Q, A]] = {}
@@ -53,7 +56,7 @@ class Gather(Generic[K, Q, A]):
                 raise Overloaded
             self._free -= 1
             known = self._kinds.setdefault(kind, _Kind())
-            known.waiting.append((request, future))
+            known.waiting.append((request, future, time.monotonic()))
             if known.lanes < self._lanes:
                 known.lanes += 1
                 self._threads.submit(self._run, kind, known)
@@ -66,7 +69,9 @@ class Gather(Generic[K, Q, A]):
     def _run(self, kind: K, known: "_Kind[Q, A]") -> None:
         with self._lock:
             taken = [known.waiting.popleft() for _ in range(min(self._most, len(known.waiting)))]
-        batch = [(request, future) for request, future in taken if not future.cancelled()]
+        latest = time.monotonic() - self._patience_s
+        _pass_on([(future, Overloaded()) for _, future, came in taken if came < latest])
+        batch = [(request, future) for request, future, came in taken if came >= latest and not future.cancelled()]
         answers: Sequence[A | Exception]
         try:
             answers = self._work(kind, [request for request, _ in batch]) if batch else []
@@ -81,13 +86,13 @@ class Gather(Generic[K, Q, A]):
                 known.lanes -= 1
                 if not known.lanes:
                     self._kinds.pop(kind, None)
-        _pass_on([future for _, future in batch], answers)
+        _pass_on([(future, answer) for (_, future), answer in zip(batch, answers, strict=True)])
 
 
-def _pass_on(futures: Sequence["Future[A] | asyncio.Future[A]"], answers: Sequence[A | Exception]) -> None:
+def _pass_on(answers: Iterable[tuple["Future[A] | asyncio.Future[A]", A | Exception]]) -> None:
     """Put each answer into its future. A loop is woken once for all of its own, not once for each."""
     of_loops: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[A], A | Exception]]] = {}
-    for future, answer in zip(futures, answers, strict=True):
+    for future, answer in answers:
         if isinstance(future, Future):
             if future.set_running_or_notify_cancel():
                 _settle([(future, answer)])
@@ -112,5 +117,6 @@ class _Kind(Generic[Q, A]):
     """What waits of one kind, and how many batches of it are under way or about to be."""
 
     def __init__(self) -> None:
-        self.waiting: deque[tuple[Q, Future[A] | asyncio.Future[A]]] = deque()
+        # With the time (time.monotonic) at which it came.
+        self.waiting: deque[tuple[Q, Future[A] | asyncio.Future[A], float]] = deque()
         self.lanes = 0

@@ -57,7 +57,7 @@ class Search:
 
     def __init__(self, store: Store, threads: int) -> None:
         self._store = store
-        self._gather = Gather(self._answer, threads, LANES, TOGETHER, WAITING)
+        self._gather = Gather(self._answer, threads, LANES, TOGETHER, WAITING, store.statement_timeout_s)
 
     def submit(self, name: str, query: Query, future: F) -> F:
         """`future`, which a result for each embedding of the query is put into."""

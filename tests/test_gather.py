@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -31,9 +32,11 @@ class Doubler:
 
 
 @contextmanager
-def gathering(lanes: int = 1, most: int = 64, unfinished: int = 100) -> Iterator[tuple[Doubler, Gather[str, int, int]]]:
+def gathering(
+    lanes: int = 1, most: int = 64, unfinished: int = 100, patience_s: float = 10
+) -> Iterator[tuple[Doubler, Gather[str, int, int]]]:
     doubler = Doubler()
-    gather: Gather[str, int, int] = Gather(doubler, 4, lanes, most, unfinished)
+    gather: Gather[str, int, int] = Gather(doubler, 4, lanes, most, unfinished, patience_s)
     try:
         yield doubler, gather
     finally:
@@ -105,6 +108,19 @@ def test_a_crowd_is_turned_away_and_room_comes_back() -> None:
         doubler.allowed.set()
         assert [future.result(10) for future in futures] == [2, 4, 6]
         assert ask(gather, "quick", 5)[0].result(10) == 10
+
+
+def test_who_has_waited_too_long_is_turned_away() -> None:
+    with gathering(patience_s=0.1) as (doubler, gather):
+        (first,) = ask(gather, "slow", 1)
+        assert doubler.begun.acquire(timeout=10)
+        (late,) = ask(gather, "slow", 2)
+        time.sleep(0.2)
+        (in_time,) = ask(gather, "slow", 3)
+        doubler.allowed.set()
+        assert first.result(10) == 2
+        assert isinstance(late.exception(10), Overloaded)
+        assert in_time.result(10) == 6
 
 
 def test_a_loop_gets_its_answers_in_its_own_thread() -> None:

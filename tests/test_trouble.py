@@ -51,10 +51,10 @@ def test_an_exhausted_pool_is_a_503_and_health_answers_at_once(database: str) ->
         with blocker.cursor() as cursor:
             cursor.execute("LOCK TABLE vector_documents IN ACCESS EXCLUSIVE MODE")
 
-            def search() -> Any:
-                return httpx.post(f"{service.url}/search/vector", json=QUERY, timeout=30)
+            def read() -> Any:
+                return httpx.post(f"{service.url}/items/get", json={"collection_name": "c"}, timeout=30)
 
-            with in_threads(12, search) as responses:
+            with in_threads(12, read) as responses:
                 time.sleep(0.5)
                 assert seconds_of_health(service) < 0.02
         blocker.close()
