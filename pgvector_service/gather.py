@@ -24,51 +24,52 @@ F = TypeVar("F", bound="Future[Any] | asyncio.Future[Any]")
 class Gather(Generic[K, Q, A]):
     """Runs `work(kind, requests)`, which returns an answer or an exception for each request, in `threads` threads.
 
-    Of each kind `lanes` batches are under way at a time, each of at most `most` requests. At most `unfinished` requests
-    of all kinds are under way or waiting, Overloaded after that; the same for one that has waited `patience_s`.
+    One batch of a kind is under way at a time, of at most `most` requests. At most `unfinished` requests of all kinds
+    are under way or waiting, Overloaded after that; the same for one that has waited `patience_s`.
     """
 
     def __init__(
         self,
         work: Callable[[K, Sequence[Q]], Sequence[A | Exception]],
         threads: int,
-        lanes: int,
         most: int,
         unfinished: int,
         patience_s: float,
     ) -> None:
         self._work = work
-        self._lanes = lanes
         self._most = most
         self._free = unfinished
         self._patience_s = patience_s
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="gather")
         self._lock = threading.Lock()
-        self._kinds: dict[K, _Kind[Q, A]] = {}
+        # A kind is here while a batch of it is under way or about to be. With each request the time at which it came.
+        self._waiting: dict[K, deque[tuple[Q, Future[A] | asyncio.Future[A], float]]] = {}
 
     def submit(self, kind: K, request: Q, future: F) -> F:
         """`future`, which the answer is put into; an asyncio.Future in the thread of its own loop.
 
         Cancelling it leaves the others of its batch alone.
         """
+        entry = request, future, time.monotonic()
         with self._lock:
             if not self._free:
                 raise Overloaded
             self._free -= 1
-            known = self._kinds.setdefault(kind, _Kind())
-            known.waiting.append((request, future, time.monotonic()))
-            if known.lanes < self._lanes:
-                known.lanes += 1
-                self._threads.submit(self._run, kind, known)
+            if kind in self._waiting:
+                self._waiting[kind].append(entry)
+            else:
+                self._waiting[kind] = deque([entry])
+                self._threads.submit(self._run, kind)
         return future
 
     def close(self) -> None:
         """Finish what has been submitted."""
         self._threads.shutdown()
 
-    def _run(self, kind: K, known: "_Kind[Q, A]") -> None:
+    def _run(self, kind: K) -> None:
         with self._lock:
-            taken = [known.waiting.popleft() for _ in range(min(self._most, len(known.waiting)))]
+            waiting = self._waiting[kind]
+            taken = [waiting.popleft() for _ in range(min(self._most, len(waiting)))]
         latest = time.monotonic() - self._patience_s
         _pass_on([(future, Overloaded()) for _, future, came in taken if came < latest])
         batch = [(request, future) for request, future, came in taken if came >= latest and not future.cancelled()]
@@ -80,12 +81,10 @@ class Gather(Generic[K, Q, A]):
         # The next batch begins before the answers of this one are passed on, which wakes other threads.
         with self._lock:
             self._free += len(taken)
-            if known.waiting:
-                self._threads.submit(self._run, kind, known)
+            if waiting:
+                self._threads.submit(self._run, kind)
             else:
-                known.lanes -= 1
-                if not known.lanes:
-                    self._kinds.pop(kind, None)
+                del self._waiting[kind]
         _pass_on([(future, answer) for (_, future), answer in zip(batch, answers, strict=True)])
 
 
@@ -111,12 +110,3 @@ def _settle(pairs: Sequence[tuple["Future[A] | asyncio.Future[A]", A | Exception
             future.set_exception(answer)
         else:
             future.set_result(answer)
-
-
-class _Kind(Generic[Q, A]):
-    """What waits of one kind, and how many batches of it are under way or about to be."""
-
-    def __init__(self) -> None:
-        # With the time (time.monotonic) at which it came.
-        self.waiting: deque[tuple[Q, Future[A] | asyncio.Future[A], float]] = deque()
-        self.lanes = 0

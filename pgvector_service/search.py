@@ -21,8 +21,6 @@ from pgvector_service.store import Store, retried
 
 # Searches that share a scan, and those that may be under way or waiting.
 TOGETHER = 64
-# While one batch of a collection waits for the database, another is ranked.
-LANES = 2
 WAITING = 1_024
 # Searches for more than this are kept apart: they make the scan of all others in their batch slower.
 FEW = 100
@@ -57,7 +55,7 @@ class Search:
 
     def __init__(self, store: Store, threads: int) -> None:
         self._store = store
-        self._gather = Gather(self._answer, threads, LANES, TOGETHER, WAITING, store.statement_timeout_s)
+        self._gather = Gather(self._answer, threads, TOGETHER, WAITING, store.statement_timeout_s)
 
     def submit(self, name: str, query: Query, future: F) -> F:
         """`future`, which a result for each embedding of the query is put into."""

@@ -33,10 +33,10 @@ class Doubler:
 
 @contextmanager
 def gathering(
-    lanes: int = 1, most: int = 64, unfinished: int = 100, patience_s: float = 10
+    most: int = 64, unfinished: int = 100, patience_s: float = 10
 ) -> Iterator[tuple[Doubler, Gather[str, int, int]]]:
     doubler = Doubler()
-    gather: Gather[str, int, int] = Gather(doubler, 4, lanes, most, unfinished, patience_s)
+    gather: Gather[str, int, int] = Gather(doubler, 4, most, unfinished, patience_s)
     try:
         yield doubler, gather
     finally:
@@ -56,18 +56,6 @@ def test_what_comes_during_a_batch_goes_together_into_the_next() -> None:
         doubler.allowed.set()
         assert [future.result(10) for future in futures] == [2, 4, 6, 8, 10]
         assert doubler.batches == [("slow", [1]), ("slow", [2, 3, 4]), ("slow", [5])]
-
-
-def test_lanes_are_so_many_batches_of_a_kind_at_a_time() -> None:
-    with gathering(lanes=2) as (doubler, gather):
-        futures = ask(gather, "slow", 1)
-        assert doubler.begun.acquire(timeout=10)
-        futures += ask(gather, "slow", 2)
-        assert doubler.begun.acquire(timeout=10)
-        futures += ask(gather, "slow", 3, 4)
-        doubler.allowed.set()
-        assert [future.result(10) for future in futures] == [2, 4, 6, 8]
-        assert doubler.batches[2:] == [("slow", [3, 4])]
 
 
 def test_a_slow_kind_does_not_hold_up_a_quick_one() -> None:
