@@ -32,6 +32,7 @@ from benchmarks import load, pgvector_load
 from benchmarks.data import vectors
 from benchmarks.servers import PEERS, Client, chroma, database, install_peers, service
 from pgvector_db import VectorDB
+from pgvector_service import codes
 from pgvector_service.codec import Rows
 
 BATCH = 1_000
@@ -79,11 +80,13 @@ def wait_until_compressed(client: Client, queries: Rows) -> dict[str, Any]:
     deadline = time.monotonic() + 300
     while True:
         client.send("POST", "/search/vector", orjson.dumps(body))
-        how: dict[str, Any] = client.send("GET", "/collections/bench")["search"]
-        small = client.send("GET", "/health")["memory_bytes"] < 8 * 2**20
-        if how["method"] == "compressed" or small or time.monotonic() > deadline:
+        collection = client.send("GET", "/collections/bench")
+        how: dict[str, Any] = collection["search"] or {}
+        count, width = collection["count"], collection["dimension"]
+        small = count < codes.MIN_ROWS or 4 * count * width < codes.MIN_BYTES
+        if small or how.get("method") == "compressed" or time.monotonic() > deadline:
             # Blocks are made one after the other.
-            time.sleep(1 if small else 5)
+            time.sleep(1 if small else 1 + count / 50_000)
             return how
         time.sleep(0.2)
 
@@ -268,7 +271,7 @@ def measure(rows: Rows, queries: Rows, rounds: int, seconds: float, folder: Path
             figures["with_writes_over_without"] = median([b / q for b, q in zip(busy, quiet, strict=True)])
 
         with service(url, WEB_CONCURRENCY="2") as (client, _):
-            for _ in range(8):
+            for _ in range(6):
                 wait_until_compressed(Client(client.url), queries)
             figures["two_workers"] = {
                 str(n): load.run(one[0], f"{client.url}/search/vector", bodies, n, seconds)["queries_per_s"]
