@@ -240,6 +240,7 @@ def measure(rows: Rows, queries: Rows, rounds: int, seconds: float, folder: Path
                 for n in CLIENTS:
                     for name, turn in turns.items():
                         measured[f"{name} {n}"].append(turn(n))
+                        print(f"{name}, {n} clients: {measured[f'{name} {n}'][-1]}", flush=True)
             figures["loads"] = {
                 name: {key: median([run[key] for run in runs]) for key in ("queries_per_s", "median_ms", "p99_ms")}
                 for name, runs in measured.items()

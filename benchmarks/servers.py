@@ -33,12 +33,20 @@ class Client:
 
     def send(self, method: str, path: str, body: bytes | None = None) -> Any:
         """The JSON answer; raises when the status is an error."""
-        self._connection.request(method, path, body, {"Content-Type": "application/json"})
-        response = self._connection.getresponse()
+        try:
+            response = self._asked(method, path, body)
+        except ConnectionError:
+            # A server hangs up on a client that has been silent for a while.
+            self._connection.close()
+            response = self._asked(method, path, body)
         content = response.read()
         if response.status >= 300:
             raise RuntimeError(f"{method} {path}: {response.status} {content.decode()}")
         return orjson.loads(content) if content else None
+
+    def _asked(self, method: str, path: str, body: bytes | None) -> http.client.HTTPResponse:
+        self._connection.request(method, path, body, {"Content-Type": "application/json"})
+        return self._connection.getresponse()
 
 
 @contextmanager

@@ -145,6 +145,10 @@ class Cache:
                 entry.loaded = replace(loaded, matrix=matrix)
             return fits
 
+    def has_room(self, more_bytes: int) -> bool:
+        """Whether so many bytes fit beside what is in memory."""
+        return self.nbytes + more_bytes <= self._max_bytes
+
     def distrust(self, name: str) -> None:
         """Note that memory was found to be out of date."""
         with self._lock:

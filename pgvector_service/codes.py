@@ -89,6 +89,11 @@ def worthwhile(block: Block) -> bool:
     return faiss is not None and block.safe and block.rows.nbytes >= MIN_BYTES and len(block.keys) >= MIN_ROWS
 
 
+def expected_bytes(block: Block) -> int:
+    """How large the codes of a block may become: 4 bits for every 2 dimensions."""
+    return block.rows.size // 4
+
+
 def compressed(block: Block, samples: Rows, metric: Metric, target: float, threads: int) -> CompressedRows:
     """Codes for a block with the least number of candidates that reaches a recall of `target`.
 

@@ -39,6 +39,7 @@ class Gather(Generic[K, Q, A]):
         self._work = work
         self._most = most
         self._free = unfinished
+        self._closed = False
         self._patience_s = patience_s
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="gather")
         self._lock = threading.Lock()
@@ -52,7 +53,7 @@ class Gather(Generic[K, Q, A]):
         """
         entry = request, future, time.monotonic()
         with self._lock:
-            if not self._free:
+            if self._closed or not self._free:
                 raise Overloaded
             self._free -= 1
             if kind in self._waiting:
@@ -63,10 +64,21 @@ class Gather(Generic[K, Q, A]):
         return future
 
     def close(self) -> None:
-        """Finish what has been submitted."""
+        """Finish what has been submitted, and take no more."""
+        with self._lock:
+            self._closed = True
         self._threads.shutdown()
 
     def _run(self, kind: K) -> None:
+        """Answer the requests of a kind, one batch at a time; other kinds get their turn in between."""
+        while self._answer_batch(kind):
+            with self._lock, suppress(RuntimeError):
+                # Refused when no more work is taken; then the rest is done here.
+                self._threads.submit(self._run, kind)
+                return
+
+    def _answer_batch(self, kind: K) -> bool:
+        """Answer what waits of a kind; False when nothing has come meanwhile."""
         with self._lock:
             waiting = self._waiting[kind]
             taken = [waiting.popleft() for _ in range(min(self._most, len(waiting)))]
@@ -78,14 +90,12 @@ class Gather(Generic[K, Q, A]):
             answers = self._work(kind, [request for request, _ in batch]) if batch else []
         except Exception as error:
             answers = [error] * len(batch)
-        # The next batch begins before the answers of this one are passed on, which wakes other threads.
+        _pass_on([(future, answer) for (_, future), answer in zip(batch, answers, strict=True)])
         with self._lock:
             self._free += len(taken)
-            if waiting:
-                self._threads.submit(self._run, kind)
-            else:
+            if not waiting:
                 del self._waiting[kind]
-        _pass_on([(future, answer) for (_, future), answer in zip(batch, answers, strict=True)])
+            return bool(waiting)
 
 
 def _pass_on(answers: Iterable[tuple["Future[A] | asyncio.Future[A]", A | Exception]]) -> None:

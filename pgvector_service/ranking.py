@@ -34,6 +34,8 @@ SCORES_AT_ONCE = 4 * 2**20
 SCORES_IN_CACHE = 2**17
 # A product of fewer multiplications takes less than a millisecond, and is made by one thread.
 SMALL_PRODUCT = 2**24
+# A larger product lets others in after so many bytes of rows, a few milliseconds.
+PRODUCT_BYTES = 32 * 2**20
 # Rows measured in float64 at a time: 1,000 x 384 take 3 MB.
 EXACT_ROWS = 1_000
 # Scores looked at for a first bound on the k-th.
@@ -64,6 +66,11 @@ class _Blas:
     def product(self, queries: Rows, rows: Rows) -> Rows:
         """queries @ rows.T"""
         threads = 1 if len(queries) * rows.size < SMALL_PRODUCT else self._most
+        step = max(1, PRODUCT_BYTES // (4 * rows.shape[1]))
+        parts = [self._part(queries, rows[start : start + step], threads) for start in range(0, len(rows), step)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+    def _part(self, queries: Rows, rows: Rows, threads: int) -> Rows:
         # Products that overflow belong to norms that are not safe, and are not looked at.
         with self._lock, np.errstate(over="ignore", invalid="ignore"):
             if threads != self._now:

@@ -1,5 +1,6 @@
 """Searches by vector: ranked in memory, answered from one snapshot, together when they arrive together."""
 
+from bisect import bisect_left
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -12,6 +13,7 @@ from psycopg2.extensions import cursor
 from pgvector_service import loading, queries
 from pgvector_service.cache import Superseded
 from pgvector_service.codec import Keys, Rows
+from pgvector_service.codes import DEPTHS
 from pgvector_service.errors import DimensionMismatch, InvalidInput
 from pgvector_service.gather import F, Gather
 from pgvector_service.items import read_json, refuse_zeros
@@ -22,8 +24,6 @@ from pgvector_service.store import Store, retried
 # Searches that share a scan, and those that may be under way or waiting.
 TOGETHER = 64
 WAITING = 1_024
-# Searches for more than this are kept apart: they make the scan of all others in their batch slower.
-FEW = 100
 # A number that no float can hold has more digits, and JSON that is nested too deeply has more brackets.
 SHORT_JSON = 240
 
@@ -47,7 +47,7 @@ class Query:
     @property
     def kind(self) -> Hashable:
         """Requests of one kind cost about the same and are answered together; many queries are a kind of their own."""
-        return (self.n_results <= FEW, self.exact) if len(self.embeddings) == 1 else self
+        return (bisect_left(DEPTHS, self.n_results), self.exact) if len(self.embeddings) == 1 else self
 
 
 class Search:

@@ -77,7 +77,8 @@ class Upkeep:
         if not old:
             return False
         new = merged(old)
-        if self._target < 1 and codes.worthwhile(new):
+        # Codes that find no room now would be made again after every write.
+        if self._target < 1 and codes.worthwhile(new) and self._cache.has_room(codes.expected_bytes(new)):
             samples = matrix.sample(codes.SAMPLES)
             compressed = codes.compressed(new, samples, collection.metric, self._target, self._threads)
             new = replace(new, codes=compressed)
@@ -85,4 +86,6 @@ class Upkeep:
 
     def _uncompressed(self, matrix: Matrix) -> tuple[Block, ...]:
         blocks = [block for block in matrix.blocks if block.codes is None and codes.worthwhile(block)]
-        return tuple(blocks[:1]) if self._target < 1 else ()
+        if self._target == 1 or not blocks or not self._cache.has_room(codes.expected_bytes(blocks[0])):
+            return ()
+        return (blocks[0],)

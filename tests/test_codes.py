@@ -8,7 +8,7 @@ import pytest
 
 from pgvector_service import codes
 from pgvector_service.matrix import Matrix, merged, rankable
-from pgvector_service.ranking import Block, Metric, TopK
+from pgvector_service.ranking import Block, Metric, TopK, exact_distances
 
 pytest.importorskip("faiss")
 METRICS = get_args(Metric)
@@ -118,6 +118,17 @@ def test_new_rows_are_found_beside_a_block_with_codes() -> None:
     for block in matrix.blocks:
         top.offer(block)
     assert [top.hits(i)[0].tolist() for i in range(2)] == [[1], [3]]
+
+
+def test_no_row_is_found_twice_when_all_are_equal() -> None:
+    for metric in METRICS:
+        block = coded(np.repeat(made("random", 1, 192)[:1], 6_000, axis=0), metric)
+        top = TopK(block.rows[:3], 10, metric)
+        top.offer(block)
+        for i in range(3):
+            keys, distances = top.hits(i)
+            assert len(set(keys.tolist())) == len(keys) >= 10
+            assert set(distances.tolist()) == {exact_distances(block.rows[:1], block.rows[0], metric)[0]}
 
 
 def test_few_rows_and_wild_ones_are_not_compressed() -> None:

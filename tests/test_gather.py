@@ -111,6 +111,23 @@ def test_who_has_waited_too_long_is_turned_away() -> None:
         assert in_time.result(10) == 6
 
 
+def test_what_waits_when_it_is_closed_is_finished() -> None:
+    with gathering(most=1) as (doubler, gather):
+        futures = ask(gather, "slow", 1, 2, 3)
+        assert doubler.begun.acquire(timeout=10)
+        closing = threading.Thread(target=gather.close)
+        closing.start()
+        while True:
+            try:
+                futures += ask(gather, "slow", 4)
+            except Overloaded:
+                break
+        doubler.allowed.set()
+        closing.join(10)
+        assert [future.result(0) for future in futures[:3]] == [2, 4, 6]
+        assert all(future.done() for future in futures)
+
+
 def test_a_loop_gets_its_answers_in_its_own_thread() -> None:
     with gathering() as (doubler, gather):
 
