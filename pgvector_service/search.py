@@ -24,6 +24,8 @@ from pgvector_service.store import Store, retried
 # Searches that share a scan, and those that may be under way or waiting.
 TOGETHER = 64
 WAITING = 1_024
+# Rows as far as the last one are all read, and the first by id are kept, unless there are more than this.
+TIED = 100
 # A number that no float can hold has more digits, and JSON that is nested too deeply has more brackets.
 SHORT_JSON = 240
 
@@ -75,7 +77,7 @@ class Search:
         """The usual search: rank what memory holds, then read texts and metadata if it was the latest version.
 
         One statement and no transaction, so no connection is held while rows are ranked. None when the collection is
-        not in memory, has moved on, does not suit the queries (it may be another one by now), or when several rows
+        not in memory, has moved on, does not suit the queries (it may be another one by now), or when very many rows
         compete for the last place.
         """
         cache = self._store.cache
@@ -90,7 +92,7 @@ class Search:
         for block in matrix.blocks:
             top.offer(block)
         found = _by_request(top, requests)
-        if any(len(keys) > request.n_results for request, hits in found for keys, _ in hits):
+        if any(len(keys) > request.n_results + TIED for request, hits in found for keys, _ in hits):
             return None
         keys = _all_keys(found)
         state = {"name": name, "version": collection.version, "epoch": collection.epoch, "keys": _array(keys)}
@@ -207,6 +209,7 @@ def _results(
         far = distances.tolist()
         if len(set(far)) < len(far):
             rows = [row for _, row in sorted(zip(far, rows, strict=True), key=lambda hit: (hit[0], hit[1][1]))]
+        rows, far = rows[: request.n_results], far[: request.n_results]
         result: Result = {"ids": [row[1] for row in rows]}
         if "documents" in include:
             result["documents"] = [row[2] for row in rows]
@@ -215,7 +218,7 @@ def _results(
         if "embeddings" in include:
             result["embeddings"] = [vectors.get(row[0]) for row in rows]
         result["distances"] = far
-        result["similarities"] = similarities(distances, metric).tolist()
+        result["similarities"] = similarities(distances[: request.n_results], metric).tolist()
         results.append(result)
     return results
 

@@ -672,3 +672,13 @@ def test_tables_of_the_crash_course_are_taken_over(make_database: Callable[..., 
         assert found(db, [9, 1, 2], 1, "research_papers") == ["doc_9"]
         db.add_with_embeddings("research_papers", ["doc_9"], None, None, unit(0, 1, 0))
         assert db.count("research_papers") == 9
+
+
+def test_rows_equally_near_at_the_last_place_come_by_id_however_many(db: VectorDB) -> None:
+    for name, equals in (("few", 30), ("many", 300)):
+        ids = [f"{i:03}" for i in RNG.permutation(equals)]
+        db.add_with_embeddings(name, ["near", *ids], None, None, [[1, 0], *[[0.6, 0.8]] * equals])
+        for _ in range(2):  # the second time memory is trusted, and ranked before a look at the version
+            (hits,) = db.query_by_vector(name, [[1, 0]], 6)
+            assert hits["ids"] == ["near", "000", "001", "002", "003", "004"]
+            assert len(hits["documents"]) == len(hits["distances"]) == len(hits["similarities"]) == 6
