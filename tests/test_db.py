@@ -677,7 +677,7 @@ def test_tables_of_the_crash_course_are_taken_over(make_database: Callable[..., 
 def test_rows_equally_near_at_the_last_place_come_by_id_however_many(db: VectorDB) -> None:
     for name, equals in (("few", 30), ("many", 300)):
         ids = [f"{i:03}" for i in RNG.permutation(equals)]
-        db.add_with_embeddings(name, ["near", *ids], None, None, [[1, 0], *[[0.6, 0.8]] * equals])
+        db.add_with_embeddings(name, ["near", *ids], None, None, [[1.0, 0.0], *[[0.6, 0.8]] * equals])
         for _ in range(2):  # the second time memory is trusted, and ranked before a look at the version
             (hits,) = db.query_by_vector(name, [[1, 0]], 6)
             assert hits["ids"] == ["near", "000", "001", "002", "003", "004"]
