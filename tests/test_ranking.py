@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from threadpoolctl import ThreadpoolController
 
 from pgvector_service.matrix import Builder, Matrix, rankable
-from pgvector_service.ranking import Block, Metric, TopK, exact_distances, similarities
+from pgvector_service.ranking import Block, Metric, TopK, exact_distances, limit_threads, product, similarities
 
 METRICS = get_args(Metric)
 
@@ -210,3 +211,20 @@ def test_rows_without_a_distance_are_left_out() -> None:
 
     assert rankable(np.arange(5), rows, "cosine").keys.tolist() == [0, 4]
     assert rankable(np.arange(5), rows, "euclidean").keys.tolist() == [0, 3, 4]
+
+
+def test_a_product_uses_no_more_threads_than_it_may() -> None:
+    def threads() -> set[int]:
+        return {library.num_threads for library in ThreadpoolController().select(user_api="blas").lib_controllers}
+
+    rows = np.ones((60_000, 384), np.float32)
+    before = max(threads())
+    try:
+        for most in (1, before):
+            limit_threads(most)
+            assert product(rows[:2], rows).shape == (2, 60_000)
+            assert most in threads()
+            assert product(rows[:1], rows[:10]).tolist() == [[384.0] * 10]  # a small one
+            assert 1 in threads()
+    finally:
+        limit_threads(before)

@@ -1,6 +1,8 @@
 """What the service does while its database hangs or has no connection to spare."""
 
+import json
 import signal
+import socket
 import statistics
 import threading
 import time
@@ -85,3 +87,28 @@ def test_a_database_that_hangs_is_hung_up_on_and_health_says_so(data_dir: Path, 
                 process.send_signal(signal.SIGCONT)
         wait_until(lambda: service.client.get("/health").status_code == 200)
         assert service.client.post("/search/vector", json=QUERY).json()["ids"] == ["a"]
+
+
+def test_clients_that_hang_up_do_not_disturb_the_others_in_their_batch(database: str) -> None:
+    content = json.dumps(QUERY).encode()
+    head = (
+        f"POST /search/vector HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
+    )
+    request = head.encode() + b"\r\n\r\n" + content
+    with Service(DATABASE_URL=database) as service:
+        assert service.client.post("/items", json=ITEM).status_code == 201
+        address = service.url.removeprefix("http://").split(":")
+
+        def hang_up() -> None:
+            for _ in range(50):
+                with socket.create_connection((address[0], int(address[1]))) as connection:
+                    connection.sendall(request)
+
+        def search() -> list[Any]:
+            with httpx.Client() as client:
+                return [client.post(f"{service.url}/search/vector", json=QUERY, timeout=30).json() for _ in range(50)]
+
+        with in_threads(3, hang_up), in_threads(3, search) as answers:
+            pass
+        assert len(answers) == 3
+        assert all(answer["ids"] == ["a"] for several in answers for answer in several)
