@@ -55,8 +55,7 @@ class _Blas:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._libraries = ThreadpoolController().select(user_api="blas").lib_controllers
-        self._most = max((library.num_threads for library in self._libraries), default=1)
-        self._now = self._most
+        self._most = max((library.get_num_threads() for library in self._libraries), default=1)
 
     def limit(self, threads: int) -> None:
         """Use at most so many threads from now on."""
@@ -73,10 +72,10 @@ class _Blas:
     def _part(self, queries: Rows, rows: Rows, threads: int) -> Rows:
         # Products that overflow belong to norms that are not safe, and are not looked at.
         with self._lock, np.errstate(over="ignore", invalid="ignore"):
-            if threads != self._now:
-                for library in self._libraries:
+            for library in self._libraries:
+                # Asked each time, for half a microsecond: others in the process may set it too.
+                if library.get_num_threads() != threads:
                     library.set_num_threads(threads)
-                self._now = threads
             dots: Rows = queries @ rows.T
             return dots
 
