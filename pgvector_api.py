@@ -1,6 +1,5 @@
 """Door 1, HTTP: `create_app()` and the routes. What they do is in pgvector_db.VectorDB; here is how it is asked."""
 
-import logging
 import multiprocessing
 import os
 import signal
@@ -27,8 +26,6 @@ from pgvector_service.json_route import JsonRoute
 from pgvector_service.middleware import RequestMiddleware
 from pgvector_service.probe import Probe
 from pgvector_service.settings import Settings, SettingsError
-
-log = logging.getLogger(__name__)
 
 # Queries of a batch search times n_results are at most so many times MAX_RESULTS.
 BATCH_SHARE = 10

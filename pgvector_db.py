@@ -361,7 +361,7 @@ class VectorDB:
         those of `include`, distances and similarities (see `ranking.exact_distances` and `ranking.similarities`).
         Ranks, texts and metadata come from one snapshot, which holds all that was committed before. With `exact` every
         row is looked at; otherwise a large collection is searched at the recall that `get_collection` tells. Raises
-        CollectionNotFound, InvalidInput and DimensionMismatch.
+        CollectionNotFound, InvalidInput, DimensionMismatch and Overloaded.
         """
         future: Future[list[dict[str, Any]]] = Future()
         return self.submit_query(future, name, query_embeddings, n_results, include, exact=exact).result()

@@ -7,7 +7,7 @@ All servers are up at once and idle but for the one that is asked; they take tur
 Each has its default settings. Every answer holds ids, documents, metadata and distances of ten items. Recall is that of
 the default search, against float64, rows as far as the tenth counted as hits. Ingest includes what the client does to
 make the bodies: Chroma's own client, and orjson for the service. A cold load is the first search by a VectorDB that has
-just been opened. Prints tables, and writes benchmarks/results/compare.json.
+just been opened. Prints a table and JSON, which it also writes to benchmarks/results/compare.json.
 """
 
 import argparse
@@ -365,6 +365,7 @@ def main() -> None:
         rows, queries = vectors(options.rows, QUERIES, options.data)
         figures = measure(rows, queries, options.rounds, options.seconds, Path(folder))
     print(table(figures))
+    print(json.dumps(figures))
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "compare.json").write_text(json.dumps(figures, indent=1) + "\n")
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.load http://127.0.0.1:8000/search/vector bodies.ndjson --clients 32 --seconds 5
 
-Runs in a process of its own and costs it about 20 us a request (`wrk`: 10). Prints JSON: requests, queries_per_s, and
-the latency of requests in ms (median, p99).
+Runs in a process of its own: a bare ASGI application gave it 22,000 answers/s, where `wrk` got 26,600. Prints JSON:
+requests, queries_per_s, and the latency of requests in ms (median, p99).
 """
 
 import argparse

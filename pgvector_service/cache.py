@@ -64,12 +64,10 @@ class Cache:
     cursor after each piece that a long read has brought, `changed` with the name of a collection that was read.
     """
 
-    def __init__(
-        self, max_bytes: int, still_alive: StillAlive, changed: Callable[[str], None] = lambda _: None
-    ) -> None:
+    def __init__(self, max_bytes: int, still_alive: StillAlive, changed: Callable[[str], None]) -> None:
         self._max_bytes = max_bytes
         self._still_alive = still_alive
-        self.changed = changed
+        self._changed = changed
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._lock = threading.Lock()
         self.generation = 0
@@ -207,7 +205,7 @@ class Cache:
         else:
             matrix = loading.whole(cur, collection, count, self._still_alive)
         entry.loaded = loaded = _Loaded(collection, matrix, at)
-        self.changed(collection.name)
+        self._changed(collection.name)
         return loaded
 
     def _reserve(self, entry: _Entry, expected_bytes: int) -> bool:

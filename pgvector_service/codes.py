@@ -101,12 +101,15 @@ def compressed(block: Block, samples: Rows, metric: Metric, target: float, threa
     are among the candidates. When nothing reaches the target the result wants no candidates. Takes about 2 s for
     100,000 x 384.
     """
-    exact = {depth: _neighbours(block, samples, depth, metric) for depth in DEPTHS}
+    # One more than the depth: the nearest of all is the sample itself.
+    exact = TopK(samples, DEPTHS[-1] + 1, metric, exact=True)
+    exact.offer(block)
     for dimensions in WIDTHS:
         codes = CompressedRows(_index(block, dimensions, metric, threads), metric, threads)
         found = block.keys[codes.candidates(samples, min(MOST, len(block.keys)))]
         for depth in DEPTHS:
-            places = _places(found, exact[depth], depth)
+            neighbours = [exact.hits(i, depth + 1)[0][1:] for i in range(len(samples))]
+            places = _places(found, neighbours, depth)
             needed = int(np.quantile(places, target, method="higher")) + 1
             if needed <= found.shape[1]:
                 wanted = min(found.shape[1], round(MARGIN * needed))
@@ -128,13 +131,6 @@ def report(blocks: Sequence[Block]) -> dict[str, Any]:
         "candidates": max(part.needed[depth] for part in parts),
         "recall": round(min(part.recall[depth] for part in parts), 6),
     }
-
-
-def _neighbours(block: Block, samples: Rows, depth: int, metric: Metric) -> list[Keys]:
-    """The keys of the nearest `depth` others of each sample, and of those as far as the last; the first is itself."""
-    top = TopK(samples, depth + 1, metric, exact=True)
-    top.offer(block)
-    return [top.hits(i)[0][1:] for i in range(len(samples))]
 
 
 def _places(found: Keys, exact: Sequence[Keys], depth: int) -> NDArray[np.intp]:

@@ -72,7 +72,7 @@ class Gather(Generic[K, Q, A]):
     def _run(self, kind: K) -> None:
         """Answer the requests of a kind, one batch at a time; other kinds get their turn in between."""
         while self._answer_batch(kind):
-            with self._lock, suppress(RuntimeError):
+            with suppress(RuntimeError):
                 # Refused when no more work is taken; then the rest is done here.
                 self._threads.submit(self._run, kind)
                 return

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 from pgvector_service.codec import Keys, Rows
-from pgvector_service.ranking import Block, Metric, is_safe, row_norms
+from pgvector_service.ranking import Block, Metric, are_safe, row_norms
 
 # A block takes at most 256 MiB: few enough of them that each can be asked for its own candidates, small enough that
 # there is room for a second one while it is made anew.
@@ -96,7 +96,7 @@ def rankable(keys: Keys, rows: Rows, metric: Metric) -> Block:
         keys, rows, norms = keys[good], rows[good], norms[good]
     with np.errstate(over="ignore"):
         narrow = norms.astype(np.float32)
-    return Block(keys, rows, narrow, is_safe(narrow))
+    return Block(keys, rows, narrow, bool(are_safe(narrow).all()))
 
 
 class Builder:

@@ -185,12 +185,12 @@ class Collection(Answer):
             "examples": [
                 {
                     "name": "research_papers",
-                    "dimension": 3,
+                    "dimension": 384,
                     "metric": "cosine",
                     "metadata": {},
                     "count": 100000,
                     "skipped": 0,
-                    "search": {"method": "compressed", "candidates": 600, "recall": 0.999609},
+                    "search": {"method": "compressed", "candidates": 440, "recall": 1.0},
                     "version": 1,
                     "created_at": "2026-11-22T10:30:00+00:00",
                 }

@@ -90,10 +90,10 @@ def row_norms(rows: Rows) -> Floats:
     return norms
 
 
-def is_safe(norms: NDArray[np.floating]) -> bool:
-    """Whether a float32 scan of rows with these norms keeps within its error bound."""
-    nonzero = norms[norms != 0]
-    return not len(nonzero) or bool(SAFE_NORMS[0] <= nonzero.min() and nonzero.max() <= SAFE_NORMS[1])
+def are_safe(norms: NDArray[np.floating]) -> Mask:
+    """For each norm whether a float32 scan of a row of this length keeps within its error bound."""
+    safe: Mask = (norms == 0) | (norms >= SAFE_NORMS[0]) & (norms <= SAFE_NORMS[1])
+    return safe
 
 
 class Codes(Protocol):
@@ -117,8 +117,8 @@ class Codes(Protocol):
 class Block:
     """Some rows of a collection, never changed once made.
 
-    keys (n,) int64, rows (n, d) float32, norms (n,) float32, safe: see `is_safe`, alive (n,) bool or None for all,
-    codes of all rows, alive or not, or None.
+    keys (n,) int64, rows (n, d) float32, norms (n,) float32, safe: whether all norms `are_safe`, alive (n,) bool or
+    None for all, codes of all rows, alive or not, or None.
     """
 
     keys: Keys
@@ -206,8 +206,7 @@ class TopK:
         self._k = k
         self._metric = metric
         self._norms = row_norms(queries)
-        within = (self._norms >= SAFE_NORMS[0]) & (self._norms <= SAFE_NORMS[1])
-        self._safe = within | (self._norms == 0)
+        self._safe = are_safe(self._norms)
         self._exact = exact or not self._safe.all()
         # What was found so far, sorted by query and distance; the rows of query i begin at _starts[i].
         self._found: tuple[Positions, Keys, Floats] = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
@@ -225,10 +224,12 @@ class TopK:
         else:
             self._scan(block, np.arange(len(self._queries)))
 
-    def hits(self, i: int) -> tuple[Keys, Floats]:
-        """Keys and distances of query `i`, nearest first."""
+    def hits(self, i: int, k: int | None = None) -> tuple[Keys, Floats]:
+        """Keys and distances of query `i`, nearest first; of a smaller `k` only those as near as the k-th."""
         own = slice(self._starts[i], self._starts[i + 1])
-        return self._found[1][own], self._found[2][own]
+        keys, distances = self._found[1][own], self._found[2][own]
+        end = None if k is None or len(keys) <= k else np.searchsorted(distances, distances[k - 1], side="right")
+        return keys[:end], distances[:end]
 
     def _look_up(self, block: Block, codes: Codes, wanted: int) -> None:
         """Measure the candidates that the codes name for each query."""
@@ -252,9 +253,9 @@ class TopK:
 
     def _scan(self, block: Block, queries: Positions) -> None:
         """Look at all rows of `block` for those queries."""
-        alive = np.arange(len(block.keys)) if block.alive is None else np.flatnonzero(block.alive)
         safe = self._safe[queries] & block.safe
         for i in queries[~safe]:
+            alive = np.arange(len(block.keys)) if block.alive is None else np.flatnonzero(block.alive)
             self._measure(block, np.full(len(alive), i), alive)
         queries = queries[safe]
         at_once = max(1, SCORES_AT_ONCE // len(block.keys))

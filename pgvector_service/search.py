@@ -147,17 +147,8 @@ def _by_request(top: TopK, requests: Sequence[Query]) -> list[tuple[Query, list[
     """For each query of a request its n_results nearest keys and all that are as far as the last of them."""
     queries_left = count()
     return [
-        (request, [_nearest(*top.hits(next(queries_left)), request.n_results) for _ in request.embeddings])
-        for request in requests
+        (request, [top.hits(next(queries_left), request.n_results) for _ in request.embeddings]) for request in requests
     ]
-
-
-def _nearest(keys: Keys, distances: Floats, k: int) -> Hits:
-    """The first k and all that are as far as the k-th."""
-    if len(keys) <= k:
-        return keys, distances
-    end = int(np.searchsorted(distances, distances[k - 1], side="right"))
-    return keys[:end], distances[:end]
 
 
 def _fault(collection: Collection, request: Query) -> Exception | None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from pgvector_service import codes
 from pgvector_service.cache import Cache
-from pgvector_service.matrix import Matrix, merged
+from pgvector_service.matrix import merged
 from pgvector_service.ranking import Block
 
 log = logging.getLogger(__name__)
@@ -73,19 +73,18 @@ class Upkeep:
         if known is None:
             return False
         collection, matrix = known
-        old = matrix.untidy() or self._uncompressed(matrix)
+        uncompressed = ((block,) for block in matrix.blocks if block.codes is None and self._compressible(block))
+        old = matrix.untidy() or next(uncompressed, ())
         if not old:
             return False
         new = merged(old)
-        # Codes that find no room now would be made again after every write.
-        if self._target < 1 and codes.worthwhile(new) and self._cache.has_room(codes.expected_bytes(new)):
+        if self._compressible(new):
             samples = matrix.sample(codes.SAMPLES)
             compressed = codes.compressed(new, samples, collection.metric, self._target, self._threads)
             new = replace(new, codes=compressed)
         return self._cache.replace(name, old, new)
 
-    def _uncompressed(self, matrix: Matrix) -> tuple[Block, ...]:
-        blocks = [block for block in matrix.blocks if block.codes is None and codes.worthwhile(block)]
-        if self._target == 1 or not blocks or not self._cache.has_room(codes.expected_bytes(blocks[0])):
-            return ()
-        return (blocks[0],)
+    def _compressible(self, block: Block) -> bool:
+        # Codes that find no room now would be made again after every write.
+        worthwhile = self._target < 1 and codes.worthwhile(block)
+        return worthwhile and self._cache.has_room(codes.expected_bytes(block))
