@@ -24,6 +24,7 @@ demo: .venv/run
 
 bench: .venv/run
 	$(BIN)/python -m benchmarks.compare $(if $(DATA),--data $(DATA))
+	$(BIN)/python -m benchmarks.ways $(if $(DATA),--data $(DATA))
 	$(BIN)/python -m benchmarks.sizes $(if $(DATA),--data $(DATA))
 
 profile: .venv/dev

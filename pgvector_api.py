@@ -6,7 +6,7 @@ import signal
 import threading
 from asyncio import get_running_loop
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from itertools import chain, islice
 from multiprocessing.connection import wait
@@ -24,6 +24,7 @@ from pgvector_service import __version__, models, problems
 from pgvector_service.errors import CollectionExists, Conflict, InvalidInput, ItemNotFound
 from pgvector_service.json_route import JsonRoute
 from pgvector_service.middleware import RequestMiddleware
+from pgvector_service.pages import Order
 from pgvector_service.probe import Probe
 from pgvector_service.settings import Settings, SettingsError
 
@@ -85,7 +86,7 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     schema = {"$ref": "#/components/schemas/Problem"}
     text = {
         404: "No such collection or item",
-        409: "The name is taken",
+        409: "The name or an id is taken, or the collection has changed since `if_version`",
         413: "The body is larger than MAX_BODY_BYTES",
         422: "The input is not valid; `detail` names field and position",
         503: "The database is away or busy; try again after `Retry-After` seconds",
@@ -116,12 +117,12 @@ with_body = APIRouter(route_class=JsonRoute)
 def create_collection(body: models.NewCollection, db: Database) -> Response:
     """Create a collection. Not needed before `POST /items`, which creates what is missing with metric cosine."""
     try:
-        return Answer(db.create_collection(body.name, body.dimension, body.metric, body.metadata), 201)
+        return Answer(db.create_collection(**body.model_dump(exclude={"get_or_create"})), 201)
     except CollectionExists:
         if not body.get_or_create:
             raise CollectionExists(f"{CollectionExists.__doc__} Or send get_or_create to use it as it is.") from None
     collection = db.get_collection(body.name)
-    for field in body.model_fields_set & {"dimension", "metric"}:
+    for field in body.model_fields_set & {"dimension", "metric", "language"}:
         if getattr(body, field) not in (None, collection[field]):
             raise Conflict(f"The collection exists with another {field}: {collection[field]}.")
     return Answer(collection)
@@ -152,8 +153,8 @@ def get_collection(name: Name, db: Database) -> Response:
     responses=_problems(404, 409, 413, 422, 503),
 )
 def update_collection(name: Name, body: models.CollectionChange, db: Database) -> Response:
-    """Rename a collection, which rewrites all its rows, or replace its metadata, or both."""
-    return Answer(db.update_collection(name, body.new_name, body.metadata))
+    """Rename a collection, replace its metadata, change its language; the first and the last rewrite all its rows."""
+    return Answer(db.update_collection(name, body.new_name, body.metadata, body.language))
 
 
 @router.delete(
@@ -179,7 +180,7 @@ def delete_collection(name: Name, db: Database) -> Response:
     },
 )
 def export_collection(name: Name, db: Database) -> Response:
-    """All items in id order, from one snapshot, as newline-delimited JSON: id, document, metadata, embedding."""
+    """All items in id order, from one snapshot, as newline-delimited JSON."""
     items = db.export_collection(name)
     first = list(islice(items, 1))  # raises here, while there can still be another answer
 
@@ -211,23 +212,78 @@ def export_collection(name: Name, db: Database) -> Response:
     responses=_problems(409, 413, 422, 503),
 )
 def add_items(body: models.Items, db: Database) -> Response:
-    """Store items with their embeddings, all or none; an item whose id exists is replaced."""
-    written = db.add_with_embeddings(body.collection_name, body.ids, body.documents, body.metadatas, body.embeddings)
+    """Store items with their embeddings, all or none; an item whose id exists is replaced, unless `mode` says else."""
+    written = db.add_with_embeddings(
+        body.collection_name,
+        body.ids,
+        body.documents,
+        body.metadatas,
+        body.embeddings,
+        uris=body.uris,
+        media_types=body.media_types,
+        mode=body.mode,
+        if_version=body.if_version,
+    )
     return Answer(written, 201)
+
+
+@with_body.post(
+    "/items/update", tags=["items"], response_model=models.Updated, responses=_problems(404, 409, 413, 422, 503)
+)
+def update_items(body: models.ItemsUpdate, db: Database) -> Response:
+    """Change only what is given of existing items; ids that do not exist are listed in the answer."""
+    updated = db.update_items(
+        body.collection_name,
+        body.ids,
+        documents=body.documents,
+        metadatas=body.metadatas,
+        embeddings=body.embeddings,
+        uris=body.uris,
+        media_types=body.media_types,
+        if_version=body.if_version,
+    )
+    return Answer(updated)
 
 
 @with_body.post("/items/get", tags=["items"], response_model=models.ItemsPage, responses=_problems(404, 413, 422, 503))
 def get_items(body: models.ItemsQuery, db: Database, settings: Configured) -> Response:
-    """Items by id, or all page by page."""
+    """Items by id, or all that match page by page."""
     _check_at_most("limit", body.limit, settings.max_results)
     _check_at_most("ids", len(body.ids or ()), settings.max_results)
-    return Answer(db.get_items(body.collection_name, body.ids, body.limit, body.cursor, body.include))
+    ordered = body.order_by is not None or body.descending
+    items = db.get_items(
+        body.collection_name,
+        body.ids,
+        body.limit,
+        body.cursor,
+        body.include,
+        where=body.where,
+        where_document=body.where_document,
+        order=Order(body.order_by or "id", body.descending) if ordered else None,
+    )
+    return Answer(items)
 
 
-@with_body.post("/items/delete", tags=["items"], response_model=models.Deleted, responses=_problems(404, 413, 422, 503))
+@with_body.post("/items/count", tags=["items"], response_model=models.Counted, responses=_problems(404, 413, 422, 503))
+def count_items(body: models.ItemsCount, db: Database) -> Response:
+    """How many items match."""
+    return Answer(db.count_items(body.collection_name, body.ids, where=body.where, where_document=body.where_document))
+
+
+@with_body.post(
+    "/items/delete", tags=["items"], response_model=models.Deleted, responses=_problems(404, 409, 413, 422, 503)
+)
 def delete_items(body: models.ItemsDeletion, db: Database) -> Response:
-    """Delete items by id; ids that do not exist are passed over."""
-    return Answer(db.delete_items(body.collection_name, body.ids))
+    """Delete items by id or by filter; ids that do not exist are passed over."""
+    deleted = db.delete_items(
+        body.collection_name,
+        body.ids,
+        where=body.where,
+        where_document=body.where_document,
+        dry_run=body.dry_run,
+        if_version=body.if_version,
+    )
+    return Answer(deleted)
 
 
 @router.get(
@@ -238,7 +294,7 @@ def delete_items(body: models.ItemsDeletion, db: Database) -> Response:
 )
 def get_item(name: Name, item_id: ItemId, db: Database) -> Response:
     """One item with its embedding."""
-    found = db.get_items(name, [item_id], include=("documents", "metadatas", "embeddings"))
+    found = db.get_items(name, [item_id], include=("documents", "metadatas", "embeddings", "uris", "media_types"))
     if not found["ids"]:
         raise ItemNotFound
     return Answer(
@@ -247,6 +303,9 @@ def get_item(name: Name, item_id: ItemId, db: Database) -> Response:
             "document": found["documents"][0],
             "metadata": found["metadatas"][0],
             "embedding": found["embeddings"][0],
+            "uri": found["uris"][0],
+            "media_type": found["media_types"][0],
+            "version": found["version"],
         }
     )
 
@@ -271,21 +330,17 @@ def delete_item(name: Name, item_id: ItemId, db: Database) -> Response:
 @with_body.post("/search/vector", tags=["search"], response_model=models.Hits, responses=_problems(404, 413, 422, 503))
 async def search_vector(body: models.VectorQuery, db: Database, settings: Configured) -> Response:
     """The items nearest to an embedding, best first; equally near ones in id order."""
-    _check_at_most("n_results", body.n_results, settings.max_results)
-    try:
+    _check_results(body, 1, settings)
+    with _one_query():
         (hits,) = await db.submit_query(
             get_running_loop().create_future(),
             body.collection_name,
             [body.query_embedding],
             body.n_results,
             body.include,
-            exact=body.exact,
             as_json=True,
+            **body.options(),
         )
-    except InvalidInput as error:
-        # VectorDB takes lists of queries; here there is one, under another name.
-        field, _, _ = str(error).partition(":")
-        raise error.of_field(field.replace("query_embeddings[0]", "query_embedding")) from error.__cause__
     return Answer(hits)
 
 
@@ -294,14 +349,110 @@ async def search_vector(body: models.VectorQuery, db: Database, settings: Config
 )
 def search_vectors(body: models.VectorQueries, db: Database, settings: Configured) -> Response:
     """Several searches of one collection at once, from one snapshot; much cheaper than one by one."""
-    _check_at_most("n_results", body.n_results, settings.max_results)
-    if isinstance(body.query_embeddings, list):
-        total = len(body.query_embeddings) * body.n_results
-        _check_at_most("query_embeddings times n_results", total, BATCH_SHARE * settings.max_results)
+    _check_results(body, _length(body.query_embeddings), settings)
     results = db.query_by_vector(
-        body.collection_name, body.query_embeddings, body.n_results, body.include, exact=body.exact
+        body.collection_name, body.query_embeddings, body.n_results, body.include, **body.options()
     )
     return Answer({"results": results})
+
+
+@with_body.post(
+    "/search/text", tags=["search"], response_model=models.TextHits, responses=_problems(404, 413, 422, 503)
+)
+def search_text(body: models.TextQuery, db: Database, settings: Configured) -> Response:
+    """The items whose documents match a text best, by PostgreSQL's full text search."""
+    _check_results(body, 1, settings)
+    with _one_query():
+        (hits,) = db.query_by_text(
+            body.collection_name,
+            [body.query_text],
+            body.n_results,
+            body.include,
+            snippets=body.snippets,
+            **body.options(),
+        )
+    return Answer(hits)
+
+
+@with_body.post(
+    "/search/text/batch", tags=["search"], response_model=models.TextHitsOfMany, responses=_problems(404, 413, 422, 503)
+)
+def search_texts(body: models.TextQueries, db: Database, settings: Configured) -> Response:
+    """Several searches by text of one collection at once, from one snapshot."""
+    _check_results(body, len(body.query_texts), settings)
+    results = db.query_by_text(
+        body.collection_name,
+        body.query_texts,
+        body.n_results,
+        body.include,
+        snippets=body.snippets,
+        **body.options(),
+    )
+    return Answer({"results": results})
+
+
+@with_body.post(
+    "/search/hybrid", tags=["search"], response_model=models.HybridHits, responses=_problems(404, 413, 422, 503)
+)
+def search_hybrid(body: models.HybridQuery, db: Database, settings: Configured) -> Response:
+    """The items that are near to an embedding, or whose documents match a text; those that do both come first."""
+    _check_results(body, 1, settings)
+    _check_at_most("candidates", body.candidates or 0, settings.max_results)
+    with _one_query():
+        (hits,) = db.query_hybrid(
+            body.collection_name,
+            [body.query_embedding],
+            [body.query_text],
+            body.n_results,
+            body.include,
+            k=body.k,
+            alpha=body.alpha,
+            candidates=body.candidates,
+            **body.options(),
+        )
+    return Answer(hits)
+
+
+@with_body.post(
+    "/search/hybrid/batch",
+    tags=["search"],
+    response_model=models.HybridHitsOfMany,
+    responses=_problems(404, 413, 422, 503),
+)
+def search_hybrids(body: models.HybridQueries, db: Database, settings: Configured) -> Response:
+    """Several hybrid searches of one collection at once, from one snapshot."""
+    _check_results(body, len(body.query_texts), settings)
+    _check_at_most("candidates", body.candidates or 0, settings.max_results)
+    results = db.query_hybrid(
+        body.collection_name,
+        body.query_embeddings,
+        body.query_texts,
+        body.n_results,
+        body.include,
+        k=body.k,
+        alpha=body.alpha,
+        candidates=body.candidates,
+        **body.options(),
+    )
+    return Answer({"results": results})
+
+
+@with_body.post("/search/similar", tags=["search"], response_model=models.Hits, responses=_problems(404, 413, 422, 503))
+def search_similar(body: models.SimilarQuery, db: Database, settings: Configured) -> Response:
+    """The items that are like some examples, and unlike others; the examples themselves are left out."""
+    _check_results(body, 1, settings)
+    _check_at_most("ids", len(body.ids) + len(body.negative.ids), settings.max_results)
+    hits = db.query_similar(
+        body.collection_name,
+        body.ids,
+        body.embeddings,
+        body.n_results,
+        body.include,
+        negative_ids=body.negative.ids,
+        negative_embeddings=body.negative.embeddings,
+        **body.options(),
+    )
+    return Answer(hits)
 
 
 # Health: async, and no database call, so that they answer whatever else is going on
@@ -416,6 +567,26 @@ def _follow_parent() -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
         threading.Thread(target=follow, name="follow-parent", daemon=True).start()
+
+
+@contextmanager
+def _one_query() -> Iterator[None]:
+    """VectorDB takes lists of queries; here there is one, whose field has another name."""
+    try:
+        yield
+    except InvalidInput as error:
+        field = error.field.replace("query_embeddings[0]", "query_embedding").replace("query_texts[0]", "query_text")
+        raise error.of_field(field) from error.__cause__
+
+
+def _length(queries: Any) -> int:
+    return len(queries) if isinstance(queries, list) else 1
+
+
+def _check_results(body: models.SearchBody, queries: int, settings: Settings) -> None:
+    depth = body.n_results + body.offset
+    _check_at_most("n_results and offset together" if body.offset else "n_results", depth, settings.max_results)
+    _check_at_most("queries times n_results", queries * depth, BATCH_SHARE * settings.max_results)
 
 
 def _check_at_most(field: str, value: int, most: int) -> None:

@@ -45,12 +45,40 @@ CREATE TABLE IF NOT EXISTS vector_documents (
     PRIMARY KEY (collection_name, id)
 );
 
+-- The words of a document for full text search, in a language of PostgreSQL. Immutable, as a generated column asks: the
+-- configurations of pg_catalog are no user's to change. What fits no tsvector (1 MB of words) is known by its beginning.
+CREATE OR REPLACE FUNCTION vector_words(language TEXT, document TEXT) RETURNS tsvector
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
+BEGIN
+    IF octet_length(document) < 100000 THEN
+        RETURN to_tsvector(('pg_catalog.' || language)::regconfig, document);
+    END IF;
+    LOOP
+        BEGIN
+            RETURN to_tsvector(('pg_catalog.' || language)::regconfig, document);
+        EXCEPTION WHEN program_limit_exceeded THEN
+            document := left(document, length(document) / 2);
+        END;
+    END LOOP;
+END $$;
+
+ALTER TABLE vector_collections ADD COLUMN IF NOT EXISTS language TEXT NOT NULL DEFAULT 'english';
+
+ALTER TABLE vector_documents
+    -- Where the thing is that the embedding stands for, and what it is: image/png, text/plain.
+    ADD COLUMN IF NOT EXISTS uri TEXT,
+    ADD COLUMN IF NOT EXISTS media_type TEXT,
+    -- The collection's, since a generated column knows its own row only.
+    ADD COLUMN IF NOT EXISTS language TEXT NOT NULL DEFAULT 'english',
+    ADD COLUMN IF NOT EXISTS tsv TSVECTOR GENERATED ALWAYS AS (vector_words(language, document)) STORED;
+
 -- Random floats do not compress.
 ALTER TABLE vector_documents ALTER COLUMN embedding SET STORAGE EXTERNAL;
 
 CREATE INDEX IF NOT EXISTS vector_documents_version ON vector_documents (collection_name, version);
 CREATE UNIQUE INDEX IF NOT EXISTS vector_documents_key ON vector_documents (key);
 CREATE INDEX IF NOT EXISTS vector_documents_metadata ON vector_documents USING gin (metadata);
+CREATE INDEX IF NOT EXISTS vector_documents_tsv ON vector_documents USING gin (tsv);
 
 CREATE TABLE IF NOT EXISTS vector_tombstones (
     collection_name TEXT COLLATE "C" NOT NULL
@@ -66,6 +94,14 @@ CREATE UNLOGGED TABLE IF NOT EXISTS vector_incarnation (
     single BOOLEAN PRIMARY KEY DEFAULT true CHECK (single),
     id     UUID NOT NULL DEFAULT gen_random_uuid()
 );
+
+-- What a text in the syntax of web searches asks of `tsv`, in the language of a collection. Rules of dashes are no words:
+-- PostgreSQL takes each for a NOT, and has room for 32.
+CREATE OR REPLACE FUNCTION vector_query(name TEXT, words TEXT) RETURNS tsquery
+LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
+    SELECT websearch_to_tsquery(('pg_catalog.' || language)::regconfig, regexp_replace(words, '-[\s-]*-', ' ', 'g'))
+    FROM vector_collections WHERE collection_name = name
+$$;
 
 -- Raises the version of a collection, once in a transaction, and returns its row as it is then; a row of NULLs when there
 -- is no such collection. `width` becomes its dimension if it has none yet. The row stays locked until the transaction
@@ -117,6 +153,9 @@ BEGIN
         ON CONFLICT DO NOTHING;
     END IF;
     NEW.version := coalesce((vector_bump(NEW.collection_name, nullif(cardinality(NEW.embedding), 0))).version, 0);
+    NEW.language := coalesce(
+        (SELECT language FROM vector_collections WHERE collection_name = NEW.collection_name), NEW.language
+    );
     RETURN NEW;
 END $$;
 

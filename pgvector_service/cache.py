@@ -17,6 +17,7 @@ from pgvector_service import loading, queries
 from pgvector_service.loading import Collection, StillAlive
 from pgvector_service.matrix import Matrix
 from pgvector_service.ranking import Block
+from pgvector_service.selections import Selections
 
 
 class Superseded(Exception):
@@ -31,10 +32,17 @@ class Loading(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _Loaded:
+class Loaded:
+    """The rows of one version of a collection."""
+
     collection: Collection
-    matrix: Matrix
+    selections: Selections
     at: float  # time.monotonic() after the snapshot that it was read from was taken
+
+    @property
+    def matrix(self) -> Matrix:
+        """All of them."""
+        return self.selections.matrix
 
     def is_of(self, collection: Collection) -> bool:
         """Whether these are the rows of just this version."""
@@ -44,7 +52,7 @@ class _Loaded:
 @dataclass(slots=True)
 class _Entry:
     reading: threading.Lock = field(default_factory=threading.Lock)
-    loaded: _Loaded | None = None
+    loaded: Loaded | None = None
     # The last look found memory up to date, so the next search may rank first and look afterwards.
     trusted: bool = False
     # The version that did not fit into memory.
@@ -54,7 +62,7 @@ class _Entry:
     @property
     def nbytes(self) -> int:
         loaded = self.loaded
-        return max(self.expected_bytes, loaded.matrix.nbytes if loaded else 0)
+        return max(self.expected_bytes, loaded.matrix.nbytes + loaded.selections.nbytes if loaded else 0)
 
 
 class Cache:
@@ -108,7 +116,7 @@ class Cache:
         loaded = entry.loaded if entry else None
         return loaded.matrix if loaded and loaded.is_of(collection) else None
 
-    def trusted(self, name: str) -> tuple[Collection, Matrix] | None:
+    def trusted(self, name: str) -> Loaded | None:
         """What memory holds of a collection, if it is likely to be up to date; the caller finds out whether it is."""
         with self._lock:
             entry = self._entries.get(name)
@@ -116,7 +124,7 @@ class Cache:
             if loaded is None:
                 return None
             self._entries.move_to_end(name)
-        return loaded.collection, loaded.matrix
+        return loaded
 
     def peek(self, name: str) -> tuple[Collection, Matrix] | None:
         """What memory holds of a collection, up to date or not; this is no use of it."""
@@ -140,7 +148,7 @@ class Cache:
             fits = self._reserve(entry, matrix.nbytes)
             entry.expected_bytes = 0
             if fits:
-                entry.loaded = replace(loaded, matrix=matrix)
+                entry.loaded = replace(loaded, selections=Selections(matrix))
             return fits
 
     def has_room(self, more_bytes: int) -> bool:
@@ -154,7 +162,7 @@ class Cache:
             if entry:
                 entry.trusted = False
 
-    def matrix(self, cur: cursor, collection: Collection, since: float) -> Matrix | None:
+    def loaded(self, cur: cursor, collection: Collection, since: float) -> Loaded | None:
         """The rows of `collection` as the transaction of `cur` sees them, or None when they exceed the budget.
 
         `since` is a time (time.monotonic) before the transaction took its snapshot. Raises Superseded or Loading: end
@@ -166,7 +174,7 @@ class Cache:
         loaded = entry.loaded
         if loaded and loaded.is_of(collection):
             entry.trusted = True
-            return loaded.matrix
+            return loaded
         entry.trusted = False
         if entry.too_large == collection:
             return None
@@ -181,9 +189,9 @@ class Cache:
         finally:
             entry.expected_bytes = 0
             entry.reading.release()
-        return loaded.matrix if loaded else None
+        return loaded
 
-    def _read(self, cur: cursor, collection: Collection, entry: _Entry) -> _Loaded | None:
+    def _read(self, cur: cursor, collection: Collection, entry: _Entry) -> Loaded | None:
         """Bring `entry` to the version of `collection` and publish the result."""
         before, at = entry.loaded, time.monotonic()
         row_bytes = 4 * (collection.dimension or 0) + 12
@@ -192,7 +200,7 @@ class Cache:
             expected = before.matrix.nbytes + cur.fetchall()[0][0] * row_bytes
         else:
             before = entry.loaded = None
-            cur.execute(queries.count, {"name": collection.name})
+            cur.execute(queries.count, {"name": collection.name, "ids": None})
             count = cur.fetchall()[0][0]
             expected = count * row_bytes
         if not self._reserve(entry, expected):
@@ -204,7 +212,7 @@ class Cache:
             matrix = loading.changed(cur, collection, before.collection, before.matrix, self._still_alive)
         else:
             matrix = loading.whole(cur, collection, count, self._still_alive)
-        entry.loaded = loaded = _Loaded(collection, matrix, at)
+        entry.loaded = loaded = Loaded(collection, Selections(matrix), at)
         self._changed(collection.name)
         return loaded
 

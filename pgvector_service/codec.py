@@ -8,13 +8,14 @@ Format: https://www.postgresql.org/docs/current/sql-copy.html#SQL-COPY-FILE-FORM
     REAL[]  int32 dimensions, int32 has-nulls, int32 element type, then for each dimension int32 size and int32 lower
             bound, then for each element int32 length and its bytes
 
-Two row shapes travel: (id, document, metadata, embedding) towards the database, (key, embedding) back from it. Rows of
+Two row shapes travel: texts, metadata and embedding towards the database, (key, embedding) back from it. Rows of
 the second shape all have one length when their embeddings have one width, so numpy reads a whole block at once. With
 pgvector there, embeddings come back as its vectors, which cost PostgreSQL much less.
 """
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain, repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,34 +27,26 @@ FLOAT4_OID = 700
 
 Keys = NDArray[np.int64]
 Rows = NDArray[np.float32]
+# The encoded values of a column, one for each row, or one and the same for ever.
+Fields = Iterable[bytes]
 
 
 def encode_items(
-    ids: Sequence[str], documents: Sequence[str | None], metadatas: Sequence[bytes | None], embeddings: Rows
+    texts: Sequence[Sequence[str | None] | None], metadatas: Sequence[bytes | None] | None, embeddings: Fields
 ) -> bytes:
-    """A COPY file of (id text, document text, metadata jsonb, embedding real[]) rows.
+    """A COPY file whose rows have some columns of text, then one of jsonb and one of real[].
 
-    `metadatas` are JSON texts in UTF-8; `embeddings` is a (len(ids), dimension) float32 matrix.
+    `metadatas` are JSON texts in UTF-8, `embeddings` what `encode_arrays` gives. None stands for NULL, also for a whole
+    column of it.
     """
-    arrays = _encode_arrays(embeddings)
-    parts = [SIGNATURE]
-    for row, (id_, document, metadata) in enumerate(zip(ids, documents, metadatas, strict=True)):
-        key = id_.encode()
-        parts += (struct.pack("!hi", 4, len(key)), key)
-        if document is None:
-            parts.append(NULL)
-        else:
-            text = document.encode()
-            parts += (struct.pack("!i", len(text)), text)
-        # The first byte of a binary jsonb is its version, 1.
-        parts.append(NULL if metadata is None else struct.pack("!ib", len(metadata) + 1, 1) + metadata)
-        parts.append(arrays[row])
-    parts.append(TRAILER)
-    return b"".join(parts)
+    columns = [*map(_encode_texts, texts), _encode_json(metadatas), embeddings]
+    row_header = struct.pack("!h", len(columns))
+    rows = (row_header + b"".join(fields) for fields in zip(*columns, strict=False))
+    return b"".join(chain([SIGNATURE], rows, [TRAILER]))
 
 
-def _encode_arrays(embeddings: Rows) -> list[bytes]:
-    """Each row as a COPY field: its length, the array header, its elements."""
+def encode_arrays(embeddings: Rows) -> list[bytes]:
+    """Each row of a (n, dimension) float32 matrix as a COPY field: its length, the array header, its elements."""
     count, width = embeddings.shape
     fields = np.empty((count, 6 + 2 * width), dtype=">i4")
     fields[:, :6] = (20 + 8 * width, 1, 0, FLOAT4_OID, width, 1)
@@ -61,6 +54,23 @@ def _encode_arrays(embeddings: Rows) -> list[bytes]:
     fields[:, 7::2] = embeddings.astype(">f4").view(">i4")
     data, length = fields.tobytes(), 4 * (6 + 2 * width)
     return [data[start : start + length] for start in range(0, len(data), length)]
+
+
+def _encode_texts(column: Sequence[str | None] | None) -> Fields:
+    if column is None:
+        return repeat(NULL)
+    return (NULL if text is None else _field(text.encode()) for text in column)
+
+
+def _encode_json(column: Sequence[bytes | None] | None) -> Fields:
+    if column is None:
+        return repeat(NULL)
+    # The first byte of a binary jsonb is its version, 1.
+    return (NULL if text is None else _field(b"\x01" + text) for text in column)
+
+
+def _field(data: bytes) -> bytes:
+    return struct.pack("!i", len(data)) + data
 
 
 def decode_array(data: bytes | memoryview) -> Rows | None:

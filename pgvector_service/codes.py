@@ -3,7 +3,9 @@
 Product quantization (Jégou, Douze and Schmid 2011) with 16 centroids for every few dimensions, scanned in registers of
 the processor (André, Kermarrec and Le Scouarnec 2017) by faiss, an optional dependency. The codes only name candidates,
 which ranking.py measures exactly; how many it takes is found out by asking for the neighbours of stored vectors and
-comparing with the exact ranking.
+comparing with the exact ranking. In each search ranking.py looks at the errors of the codes, and asks for more when they
+could hide a neighbour: on MiniLM embeddings that raised the recall of random queries, which lie far from all of them, from
+0.64 to 0.994.
 
 Measured on 100,000 x 384 MiniLM embeddings, one thread, unit rows: 4 dimensions a code take 0.21 ms and reach a
 recall@10 of 0.9954 with 200 candidates and 0.9994 with 400, 3 dimensions 0.27 ms and 0.9994 with 200, 2 dimensions
@@ -65,14 +67,18 @@ class CompressedRows:
         """How many candidates the k nearest rows take, or None when only a scan will do."""
         return next((count for depth, count in self.needed.items() if k <= depth), None)
 
-    def candidates(self, queries: Rows, count: int) -> Positions:
-        """Positions of the rows that are probably the nearest `count` to each query: (queries, count)."""
+    def candidates(self, queries: Rows, count: int) -> tuple[Positions, Rows]:
+        """Positions of the rows that are probably the nearest `count` to each query, and guesses: (queries, count).
+
+        A guess is the score of `TopK._scores` but for a random error; under manhattan it is something else.
+        """
         self._limit_threads(queries)
-        found: Positions = self._index.search(_prepared(queries, self._metric, self._index.d), count)[1]
-        return found
+        guesses, found = self._index.search(_prepared(queries, self._metric, self._index.d), count)
+        # The squared distance of unit vectors is twice their cosine distance.
+        return found, guesses / 2 if self._metric == "cosine" else 1 - guesses if self._metric == "ip" else guesses
 
     def products(self, rows: Rows, queries: Rows, positions: Positions) -> Rows:
-        """The float32 dot product of each query with its candidates: (queries, count)."""
+        """The float32 dot product of each query with its candidates, anything for position -1: (queries, count)."""
         self._limit_threads(queries)
         dots = np.empty(positions.shape, np.float32)
         arrays = dots, np.ascontiguousarray(queries), rows, np.ascontiguousarray(positions)
@@ -106,7 +112,7 @@ def compressed(block: Block, samples: Rows, metric: Metric, target: float, threa
     exact.offer(block)
     for dimensions in WIDTHS:
         codes = CompressedRows(_index(block, dimensions, metric, threads), metric, threads)
-        found = block.keys[codes.candidates(samples, min(MOST, len(block.keys)))]
+        found = block.keys[codes.candidates(samples, min(MOST, len(block.keys)))[0]]
         for depth in DEPTHS:
             neighbours = [exact.hits(i, depth + 1)[0][1:] for i in range(len(samples))]
             places = _places(found, neighbours, depth)

@@ -7,7 +7,9 @@ VectorDBError
 │   ├── CollectionNotFound
 │   └── ItemNotFound
 ├── Conflict
-│   └── CollectionExists
+│   ├── CollectionExists
+│   ├── ItemsExist
+│   └── VersionMismatch
 ├── PayloadTooLarge
 └── Unavailable             worth another try
     ├── DatabaseUnavailable
@@ -16,11 +18,12 @@ VectorDBError
     ├── DatabaseBusy
     └── CommitUnknown
 
-The message of an error is for the caller: it says what to do next and holds neither SQL nor the caller's data. The
+The message of an error is for the caller: it says what to do next and holds neither SQL nor documents. The
 cause (`raise ... from error`) is for the log.
 """
 
 import re
+from collections.abc import Sequence
 
 
 class VectorDBError(Exception):
@@ -40,11 +43,13 @@ class InvalidInput(VectorDBError):
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field}: {problem}")
+        self.field = field
         self._problem = problem
 
     def of_field(self, field: str) -> "InvalidInput":
         """This error under another name of the field, for a caller who knows it by that."""
         self.args = (f"{field}: {self._problem}",)
+        self.field = field
         return self
 
 
@@ -73,6 +78,25 @@ class Conflict(VectorDBError):
 
 class CollectionExists(Conflict):
     """A collection of this name exists already. Choose another name."""
+
+
+class ItemsExist(Conflict):
+    """Items with these ids exist already, and nothing was written. Use mode upsert or ignore, or other ids."""
+
+    SHOWN = 10
+    SHOWN_CHARACTERS = 80
+
+    def __init__(self, ids: Sequence[str] = ()) -> None:
+        shown = ", ".join(ascii(id_[: self.SHOWN_CHARACTERS]) for id_ in ids[: self.SHOWN])
+        more = f" and {len(ids) - self.SHOWN} more" if len(ids) > self.SHOWN else ""
+        super().__init__(f"{self.__doc__} They are {shown}{more}.")
+
+
+class VersionMismatch(Conflict):
+    """The collection has changed since the version that you named, and nothing was written. Read it again."""
+
+    def __init__(self, expected: int = 0, found: int = 0) -> None:
+        super().__init__(f"{self.__doc__} if_version is {expected}, and the collection is at {found}.")
 
 
 class PayloadTooLarge(VectorDBError):

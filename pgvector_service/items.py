@@ -2,17 +2,20 @@
 
 import binascii
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import numpy as np
 import orjson
 from numpy.typing import ArrayLike
 
-from pgvector_service.codec import Rows
-from pgvector_service.errors import InvalidInput
-from pgvector_service.ranking import row_norms
+from pgvector_service.codec import NULL, Fields, Rows, encode_arrays, encode_items
+from pgvector_service.errors import DimensionMismatch, InvalidInput
+from pgvector_service.ranking import Metric, row_norms
 
 MAX_NAME_BYTES = 512
 MAX_DIMENSION = 16_384
@@ -24,23 +27,53 @@ ORJSON_DEPTH = 250
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Items that passed the gate; metadatas are JSON texts, embeddings a (len(ids), dimension) float32 matrix."""
+    """Items that passed the gate: lists as long as `ids`, or None where nothing was given for any of them.
+
+    metadatas are JSON texts; embeddings is a float32 matrix, one row for each of `positions`.
+    """
 
     ids: Sequence[str]
-    documents: Sequence[str | None]
-    metadatas: Sequence[bytes | None]
-    embeddings: Rows
+    documents: Sequence[str | None] | None
+    metadatas: Sequence[bytes | None] | None
+    uris: Sequence[str | None] | None
+    media_types: Sequence[str | None] | None
+    embeddings: Rows | None
+    positions: Sequence[int]
+
+    def encoded(self) -> bytes:
+        """A COPY file of (id, document, uri, media_type, metadata, embedding) rows."""
+        fields: Fields = repeat(NULL)
+        if self.embeddings is not None:
+            fields = encode_arrays(self.embeddings)
+            if len(fields) < len(self.ids):
+                by_position = dict(zip(self.positions, fields, strict=True))
+                fields = [by_position.get(i, NULL) for i in range(len(self.ids))]
+        return encode_items((self.ids, self.documents, self.uris, self.media_types), self.metadatas, fields)
+
+    def check_against(self, dimension: int | None, metric: Metric) -> None:
+        """Refuse embeddings that do not fit into a collection."""
+        if self.embeddings is None:
+            return
+        if self.embeddings.shape[1] != dimension:
+            raise DimensionMismatch(f"embeddings[{self.positions[0]}]", dimension or 0, self.embeddings.shape[1])
+        if metric == "cosine":
+            with _at(self.positions):
+                refuse_zeros("embeddings", self.embeddings)
 
 
 def checked_batch(
     ids: Sequence[str],
     documents: Sequence[str | None] | None,
     metadatas: Sequence[Mapping[str, Any] | None] | None,
-    embeddings: ArrayLike,
+    embeddings: ArrayLike | Sequence[Any] | None,
+    uris: Sequence[str | None] | None = None,
+    media_types: Sequence[str | None] | None = None,
+    *,
+    partial: bool = False,
 ) -> Batch:
     """The batch, or InvalidInput that names the field and position of the first fault.
 
-    Under cosine the caller also refuses zero vectors (`refuse_zeros`): the metric is the collection's.
+    With `partial` embeddings may be None, all or some. Whether they fit into a collection is for `Batch.check_against`.
     """
     check_ids(ids)
     if len(set(ids)) < len(ids):
@@ -52,28 +85,60 @@ def checked_batch(
     count = len(ids)
     if not count:
         raise InvalidInput("ids", "must name at least one item.")
-    documents = [None] * count if documents is None else documents
-    metadatas = [None] * count if metadatas is None else metadatas
-    matrix = checked_matrix("embeddings", embeddings)
-    for field, values in (("documents", documents), ("metadatas", metadatas), ("embeddings", matrix)):
-        if len(values) != count:
+    positions, matrix = _embeddings(embeddings, partial)
+    columns: dict[str, Any] = {
+        "documents": documents,
+        "metadatas": metadatas,
+        "uris": uris,
+        "media_types": media_types,
+    }
+    for field, values in {**columns, "embeddings": embeddings}.items():
+        if values is not None and len(values) != count:
             raise InvalidInput(field, f"has {len(values)} entries where ids has {count}.")
-    for i, document in enumerate(documents):
-        if document is not None:
-            _check_text(f"documents[{i}]", document)
-    texts = [None if data is None else checked_json(f"metadatas[{i}]", data) for i, data in enumerate(metadatas)]
-    return Batch(ids, documents, texts, matrix)
+    for field in ("documents", "uris", "media_types"):
+        for i, text in enumerate(columns[field] or ()):
+            if text is not None:
+                check_text(f"{field}[{i}]", text)
+    texts = None
+    if metadatas is not None:
+        texts = [None if data is None else checked_json(f"metadatas[{i}]", data) for i, data in enumerate(metadatas)]
+    return Batch(ids, documents, texts, uris, media_types, matrix, positions)
 
 
-def check_ids(ids: Sequence[str]) -> None:
+def _embeddings(embeddings: ArrayLike | Sequence[Any] | None, partial: bool) -> tuple[Sequence[int], Rows | None]:
+    """The matrix of the embeddings that are given, and their positions."""
+    if not partial or isinstance(embeddings, np.ndarray):
+        matrix = checked_matrix("embeddings", embeddings)  # type: ignore[arg-type]
+        return range(len(matrix)), matrix
+    if embeddings is not None and not isinstance(embeddings, list | tuple):
+        raise InvalidInput("embeddings", "must be a list.")
+    positions = [i for i, embedding in enumerate(embeddings or ()) if embedding is not None]
+    if not positions:
+        return (), None
+    with _at(positions):
+        return positions, checked_matrix("embeddings", [embeddings[i] for i in positions])  # type: ignore[index]
+
+
+@contextmanager
+def _at(positions: Sequence[int]) -> Iterator[None]:
+    """Faults of the rows of a matrix, named by the positions that these rows have in the request."""
+    try:
+        yield
+    except InvalidInput as error:
+        raise error.of_field(
+            re.sub(r"\[(\d+)\]", lambda found: f"[{positions[int(found[1])]}]", error.field, count=1)
+        ) from None
+
+
+def check_ids(ids: Sequence[str], field: str = "ids") -> None:
     """Refuse ids that cannot be stored."""
     for i, id_ in enumerate(ids):
-        check_name(f"ids[{i}]", id_)
+        check_name(f"{field}[{i}]", id_)
 
 
 def check_name(field: str, name: str) -> None:
     """Refuse an id or a collection name that is empty, over 512 bytes of UTF-8, or not storable text."""
-    _check_text(field, name)
+    check_text(field, name)
     if not 1 <= len(name.encode()) <= MAX_NAME_BYTES:
         raise InvalidInput(field, f"must have 1 to {MAX_NAME_BYTES} bytes.")
 
@@ -89,8 +154,13 @@ def checked_json(field: str, data: Mapping[str, Any]) -> bytes:
     """The object as JSON text, if PostgreSQL and every JSON reader can hold it."""
     if not isinstance(data, Mapping):
         raise InvalidInput(field, "must be an object.")
-    _check_value(field, data, 1)
-    return orjson.dumps(data)
+    check_value(field, data)
+    return dumped(data)
+
+
+def dumped(value: Any) -> bytes:
+    """What has passed `check_value` as JSON text; numpy's floats are floats too."""
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def read_json(text: str) -> Any:
@@ -196,9 +266,10 @@ def _check_width(field: str, i: int, width: int, first: int) -> None:
         raise InvalidInput(f"{field}[{i}]", f"has {width} numbers where {field}[0] has {first}.")
 
 
-def _check_value(field: str, value: Any, depth: int) -> None:
+def check_value(field: str, value: Any, depth: int = 1) -> None:
+    """Refuse what PostgreSQL or a JSON reader could not hold; `depth` is how many levels it lies deep."""
     if isinstance(value, str):
-        _check_text(field, value)
+        check_text(field, value)
     elif value is None or isinstance(value, bool):
         pass
     elif isinstance(value, int | float):
@@ -213,14 +284,15 @@ def _check_value(field: str, value: Any, depth: int) -> None:
         for key, inner in value.items():
             if not isinstance(key, str):
                 raise InvalidInput(field, "has a key that is not a string.")
-            _check_text(field, key)
-            _check_value(field, inner, depth + 1)
+            check_text(field, key)
+            check_value(field, inner, depth + 1)
     else:
         for inner in value:
-            _check_value(field, inner, depth + 1)
+            check_value(field, inner, depth + 1)
 
 
-def _check_text(field: str, text: str) -> None:
+def check_text(field: str, text: str) -> None:
+    """Refuse what is no text that PostgreSQL can store."""
     if not isinstance(text, str):
         raise InvalidInput(field, "must be a string.")
     if "\0" in text:

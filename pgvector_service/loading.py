@@ -19,6 +19,8 @@ StillAlive = Callable[[cursor], None]
 
 # The widest vector of pgvector.
 MAX_VECTOR = 16_000
+# Rows that are asked for by key in one statement.
+KEYS_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class Collection:
     tombstone_floor: int
     metadata: dict[str, Any]
     created_at: datetime
+    language: str
 
     def follows(self, other: "Collection") -> bool:
         """Whether the rows and tombstones since the version of `other` tell all that happened since."""
@@ -64,6 +67,16 @@ def stream(cur: cursor, collection: Collection, sink: Callable[[Block], None], s
     _copy(cur, queries.copy_all, collection, RowReader(collection.dimension or 1, taken, lambda *_: None))
 
 
+def stream_keys(
+    cur: cursor, collection: Collection, keys: Keys, sink: Callable[[Block], None], still_alive: StillAlive
+) -> None:
+    """Pass the rows with these keys to `sink`, a few MB at a time."""
+    taken = _rankable(cur, collection, sink, still_alive)
+    for start in range(0, len(keys), KEYS_AT_ONCE):
+        reader = RowReader(collection.dimension or 1, taken, lambda *_: None)
+        _copy(cur, queries.copy_keys, collection, reader, keys=keys[start : start + KEYS_AT_ONCE].tolist())
+
+
 def changed(cur: cursor, collection: Collection, before: Collection, matrix: Matrix, still_alive: StillAlive) -> Matrix:
     """`matrix`, the rows of the collection when it was `before`, brought to what it is now."""
     cur.execute(queries.tombstones_since, {"name": collection.name, "version": before.version})
@@ -75,7 +88,7 @@ def changed(cur: cursor, collection: Collection, before: Collection, matrix: Mat
         written.append((keys, rows))
 
     reader = RowReader(collection.dimension or 1, take, lambda key, _: gone.append(key))
-    _copy(cur, queries.copy_since, collection, reader, before.version)
+    _copy(cur, queries.copy_since, collection, reader, version=before.version)
     matrix = matrix.without(np.concatenate([np.array(gone, np.int64), *(keys for keys, _ in written)]))
     for keys, rows in written:
         matrix = matrix.plus(rankable(keys, rows, collection.metric))
@@ -92,9 +105,9 @@ def _rankable(
     return take
 
 
-def _copy(cur: cursor, sql: str, collection: Collection, reader: VectorReader, since: int = 0) -> None:
+def _copy(cur: cursor, sql: str, collection: Collection, reader: VectorReader, **more: object) -> None:
     # The statement may take as long as rows keep coming; the pool hangs up on a server that falls silent.
     cur.execute(queries.unbounded)
-    values = {"name": collection.name, "version": since, "dimension": collection.dimension or 1}
+    values = {"name": collection.name, "dimension": collection.dimension or 1, **more}
     cur.copy_expert(cur.mogrify(sql, values), reader)
     reader.close()

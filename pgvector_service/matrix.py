@@ -38,6 +38,17 @@ class Matrix:
         """This matrix with the rows of `keys` gone; keys that it does not hold are passed over."""
         return Matrix(tuple(kept for block in self.blocks if (kept := _without(block, keys)) is not None))
 
+    def among(self, keys: Keys) -> "Matrix":
+        """This matrix with only the rows of `keys` alive."""
+        blocks = []
+        for block in self.blocks:
+            alive = np.isin(block.keys, keys)
+            if block.alive is not None:
+                alive &= block.alive
+            if alive.any():
+                blocks.append(replace(block, alive=alive))
+        return Matrix(tuple(blocks))
+
     def plus(self, block: Block) -> "Matrix":
         """This matrix with the rows of `block` added, merged with small blocks at the end."""
         blocks = [*self.blocks, block] if len(block.keys) else list(self.blocks)
@@ -148,7 +159,7 @@ class Builder:
 
 def merged(blocks: Iterable[Block]) -> Block:
     """One block of the living rows of `blocks`."""
-    living = [_compact(block) for block in blocks]
+    living = [block.compacted() for block in blocks]
     if len(living) == 1:
         return living[0]
     return Block(
@@ -163,12 +174,6 @@ def _should_merge(left: Block, right: Block, most_bytes: int) -> bool:
     return left.nbytes + right.nbytes <= most_bytes and len(right.keys) * 2 >= len(left.keys)
 
 
-def _compact(block: Block) -> Block:
-    if block.alive is None:
-        return block
-    return Block(block.keys[block.alive], block.rows[block.alive], block.norms[block.alive], block.safe)
-
-
 def _without(block: Block, keys: Keys) -> Block | None:
     """`block` with `keys` marked dead, copied when it is small and many are; None when no row is left."""
     gone = np.isin(block.keys, keys) if len(keys) else np.zeros(1, np.bool_)
@@ -179,4 +184,4 @@ def _without(block: Block, keys: Keys) -> Block | None:
     if not count:
         return None
     marked = replace(block, alive=alive)
-    return _compact(marked) if marked.nbytes <= SMALL_BYTES and count < len(alive) * (1 - DEAD_SHARE) else marked
+    return marked.compacted() if marked.nbytes <= SMALL_BYTES and count < len(alive) * (1 - DEAD_SHARE) else marked

@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, WithJsonSchema
 
+from pgvector_service.diversity import Mmr
+from pgvector_service.options import SearchOptions
 from pgvector_service.ranking import Metric
 
 _VECTOR = {
@@ -22,7 +24,7 @@ Exact = Annotated[
 # fail_fast: otherwise each wrong entry of a list of millions costs an error object of 800 bytes. A factory: pydantic
 # copies a default list deeply for each request, which takes 9 us.
 Include = Annotated[
-    list[Literal["documents", "metadatas", "embeddings"]],
+    list[Literal["documents", "metadatas", "embeddings", "uris", "media_types"]],
     Field(
         description="What the answer holds.",
         fail_fast=True,
@@ -30,6 +32,16 @@ Include = Annotated[
         json_schema_extra={"default": ["documents", "metadatas"]},
     ),
 ]
+
+
+Texts = Annotated[list[str | None] | None, Field(fail_fast=True)]
+Metadatas = Annotated[list[dict[str, Any] | None] | None, Field(fail_fast=True)]
+Ids = Annotated[list[str], Field(fail_fast=True)]
+IfVersion = Annotated[
+    int | None, Field(description="Refuse with 409 unless the collection is at this version: nobody has written since.")
+]
+Uris = Annotated[Texts, Field(description="Where the thing is that the embedding stands for.")]
+MediaTypes = Annotated[Texts, Field(description="What it is, such as text/plain or image/png.")]
 
 
 class Body(BaseModel):
@@ -44,6 +56,7 @@ class NewCollection(Body):
     name: str = Field(validation_alias=AliasChoices("name", "collection_name"))
     dimension: int | None = Field(None, description="Fixed by the first write when left out.")
     metric: Metric = "cosine"
+    language: str = Field("english", description="A text search configuration of PostgreSQL, for full text search.")
     metadata: dict[str, Any] | None = None
     get_or_create: bool = False
 
@@ -57,6 +70,7 @@ class CollectionChange(Body):
 
     new_name: str | None = None
     metadata: dict[str, Any] | None = Field(None, description="Replaces all metadata of the collection.")
+    language: str | None = Field(None, description="Of the documents, whose words are all read anew.")
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"metadata": {"team": "search"}}]})
 
@@ -65,10 +79,17 @@ class Items(Body):
     """POST /items"""
 
     collection_name: str
-    ids: list[str] = Field(fail_fast=True)
-    documents: list[str | None] | None = Field(None, fail_fast=True)
-    metadatas: list[dict[str, Any] | None] | None = Field(None, fail_fast=True)
+    ids: Ids
+    documents: Texts = None
+    metadatas: Metadatas = None
     embeddings: Embeddings
+    uris: Uris = None
+    media_types: MediaTypes = None
+    mode: Literal["upsert", "insert", "ignore"] = Field(
+        "upsert",
+        description="Items whose id exists are replaced, refused (409, nothing is written), or left as they are.",
+    )
+    if_version: IfVersion = None
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -85,57 +106,164 @@ class Items(Body):
     )
 
 
-class ItemsQuery(Body):
-    """POST /items/get"""
+class ItemsUpdate(Body):
+    """POST /items/update"""
 
     collection_name: str
-    ids: list[str] | None = Field(
-        None, description="These items; without it all, page by page in id order.", fail_fast=True
-    )
-    limit: int = Field(100, ge=1)
-    cursor: str | None = Field(None, description="The next_cursor of the page before.")
-    include: Include
-
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"collection_name": "research_papers", "ids": ["doc1", "doc2"]}]}
-    )
-
-
-class ItemsDeletion(Body):
-    """POST /items/delete"""
-
-    collection_name: str
-    ids: list[str] = Field(fail_fast=True)
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"collection_name": "research_papers", "ids": ["doc2"]}]})
-
-
-class VectorQuery(Body):
-    """POST /search/vector"""
-
-    collection_name: str
-    query_embedding: Embedding
-    n_results: int = Field(10, ge=1)
-    include: Include
-    exact: Exact = False
+    ids: Ids
+    documents: Texts = None
+    metadatas: Annotated[
+        Metadatas, Field(description="Merged key by key into what is there; null as a value removes a key.")
+    ] = None
+    embeddings: Annotated[
+        Any,
+        WithJsonSchema(
+            {"anyOf": [{"type": "array", "items": {"anyOf": [_VECTOR, {"type": "null"}]}}, {"type": "null"}]}
+        ),
+    ] = None
+    uris: Uris = None
+    media_types: MediaTypes = None
+    if_version: IfVersion = None
 
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
-                {"collection_name": "research_papers", "query_embedding": [0.8, 0.2, 0.2], "n_results": 2},
+                {
+                    "collection_name": "research_papers",
+                    "ids": ["doc1", "doc9"],
+                    "metadatas": [{"read": True}, {"read": False}],
+                }
             ]
         }
     )
 
 
-class VectorQueries(Body):
-    """POST /search/vector/batch"""
+class Filtered(Body):
+    """Which items of a collection."""
 
     collection_name: str
-    query_embeddings: Embeddings
-    n_results: int = Field(10, ge=1)
+    where: dict[str, Any] | None = Field(
+        None,
+        description="Conditions on the metadata: a value for a key, or an object of $eq $ne $gt $gte $lt $lte $in $nin "
+        "$exists $contains $not_contains; with $and $or $not. `a.b` leads into nested objects, `#uri`, `#media_type` "
+        "and `#kind` (the media type up to the slash) are the item's own.",
+    )
+    where_document: dict[str, Any] | None = Field(
+        None,
+        description="Conditions on the document: $contains $not_contains $icontains $regex $not_regex $matches (full "
+        "text); with $and $or $not.",
+    )
+
+
+class ItemsQuery(Filtered):
+    """POST /items/get"""
+
+    ids: Ids | None = Field(None, description="These items; without it all that match, page by page.")
+    limit: int = Field(100, ge=1)
+    cursor: str | None = Field(None, description="The next_cursor of the page before.")
+    order_by: str | None = Field(None, description="`id` (the default), `created_at`, or a path in the metadata.")
+    descending: bool = False
     include: Include
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "collection_name": "research_papers",
+                    "where": {"year": {"$gte": 2015}},
+                    "order_by": "year",
+                    "limit": 10,
+                }
+            ]
+        }
+    )
+
+
+class ItemsCount(Filtered):
+    """POST /items/count"""
+
+    ids: Ids | None = None
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"collection_name": "research_papers", "where_document": {"$matches": "attention or learning"}}
+            ]
+        }
+    )
+
+
+class ItemsDeletion(Filtered):
+    """POST /items/delete"""
+
+    ids: Ids | None = None
+    dry_run: bool = Field(False, description="Count only.")
+    if_version: IfVersion = None
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"collection_name": "research_papers", "where": {"source": "arxiv"}, "dry_run": True}]
+        }
+    )
+
+
+class SearchBody(Filtered):
+    """What every search takes."""
+
+    n_results: int = Field(10, ge=1)
+    offset: int = Field(0, ge=0, description="So many of the best are left out.")
+    include: Include
+    group_by: str | None = Field(
+        None, description="A path in the metadata: of each value there (and of none) take at most group_size items."
+    )
+    group_size: int = Field(1, ge=1)
+
+    def options(self) -> dict[str, Any]:
+        """What was given of the options that the searches of VectorDB have in common."""
+        names = self.model_fields_set & SearchOptions.__annotations__.keys()
+        given = {name: getattr(self, name) for name in names}
+        return {**given, "mmr": Mmr(**given["mmr"].model_dump())} if given.get("mmr") else given
+
+
+class Diversity(Body):
+    """Maximal marginal relevance: of the `candidates` best choose those that are unlike each other."""
+
+    diversity: float = Field(0.5, description="0: relevance only; 1: difference only.")
+    candidates: int = 100
+
+
+class VectorSearchBody(SearchBody):
+    """What every search takes that ranks vectors."""
+
     exact: Exact = False
+    min_similarity: float | None = Field(None, description="Leave out what is less similar.")
+    max_distance: float | None = Field(None, description="Leave out what is further away.")
+    mmr: Diversity | None = None
+
+
+class VectorQuery(VectorSearchBody):
+    """POST /search/vector"""
+
+    query_embedding: Embedding
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "collection_name": "research_papers",
+                    "query_embedding": [0.8, 0.2, 0.2],
+                    "n_results": 2,
+                    "where": {"year": {"$gte": 2015}},
+                },
+            ]
+        }
+    )
+
+
+class VectorQueries(VectorSearchBody):
+    """POST /search/vector/batch"""
+
+    query_embeddings: Embeddings
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -146,6 +274,110 @@ class VectorQueries(Body):
                     "n_results": 1,
                 }
             ]
+        }
+    )
+
+
+class TextSearchBody(SearchBody):
+    """What searches by text take."""
+
+    snippets: bool = Field(False, description="Show where the words are: HTML, with the words in <mark>.")
+
+
+class TextQuery(TextSearchBody):
+    """POST /search/text"""
+
+    query_text: str = Field(description='As in web searches: words, "phrases", or, -without.')
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"collection_name": "research_papers", "query_text": "attention or learning", "snippets": True}
+            ]
+        }
+    )
+
+
+class TextQueries(TextSearchBody):
+    """POST /search/text/batch"""
+
+    query_texts: list[str] = Field(fail_fast=True, min_length=1)
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"collection_name": "research_papers", "query_texts": ["attention", "residual -attention"]}]
+        }
+    )
+
+
+class HybridSearchBody(VectorSearchBody):
+    """What hybrid searches take."""
+
+    k: float = Field(60, ge=0, description="Fusion by rank: the sum of 1 / (k + rank) over both sides.")
+    alpha: float | None = Field(
+        None, ge=0, le=1, description="Fusion by score instead: alpha times the nearness, 1 - alpha times the match."
+    )
+    candidates: int | None = Field(
+        None, description="So many of the best of each side take part; by default 100, or as many as are wanted."
+    )
+
+
+class HybridQuery(HybridSearchBody):
+    """POST /search/hybrid"""
+
+    query_embedding: Embedding
+    query_text: str
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "collection_name": "research_papers",
+                    "query_embedding": [0.8, 0.2, 0.2],
+                    "query_text": "residual learning",
+                    "n_results": 2,
+                }
+            ]
+        }
+    )
+
+
+class HybridQueries(HybridSearchBody):
+    """POST /search/hybrid/batch"""
+
+    query_embeddings: Embeddings
+    query_texts: list[str] = Field(fail_fast=True, min_length=1)
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "collection_name": "research_papers",
+                    "query_embeddings": [[0.8, 0.2, 0.2], [0.1, 0.9, 0.1]],
+                    "query_texts": ["attention", "residual learning"],
+                }
+            ]
+        }
+    )
+
+
+class Examples(Body):
+    """Items, by id, and embeddings."""
+
+    ids: Ids = []
+    embeddings: Embeddings | None = None
+
+
+class SimilarQuery(VectorSearchBody):
+    """POST /search/similar"""
+
+    ids: Ids = []
+    embeddings: Embeddings | None = None
+    negative: Examples = Field(default_factory=Examples, description="What the results should be unlike.")
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"collection_name": "research_papers", "ids": ["doc1"], "negative": {"ids": ["doc2"]}}]
         }
     )
 
@@ -170,6 +402,7 @@ class Collection(Answer):
     name: str
     dimension: int | None
     metric: Metric
+    language: str
     metadata: dict[str, Any]
     count: int
     skipped: int | None = Field(
@@ -187,6 +420,7 @@ class Collection(Answer):
                     "name": "research_papers",
                     "dimension": 384,
                     "metric": "cosine",
+                    "language": "english",
                     "metadata": {},
                     "count": 100000,
                     "skipped": 0,
@@ -213,17 +447,43 @@ class Written(Answer):
     added: int
     updated: int
     version: int
+    ignored: int = Field(0, description="Items left as they were, in mode ignore.")
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"collection_name": "research_papers", "added": 2, "updated": 0, "version": 1}]}
     )
 
 
+class Updated(Answer):
+    """What an update did."""
+
+    collection_name: str
+    updated: int
+    missing: list[str] = Field(description="Ids that do not exist.")
+    version: int
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"collection_name": "research_papers", "updated": 1, "missing": ["doc9"], "version": 2}]
+        }
+    )
+
+
+class Counted(Answer):
+    """How many items there are."""
+
+    count: int
+    version: int
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"count": 2, "version": 1}]})
+
+
 class Deleted(Answer):
-    """What a deletion did."""
+    """What a deletion did, or with dry_run would do."""
 
     deleted: int
     version: int
+    dry_run: bool = False
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"deleted": 1, "version": 2}]})
 
@@ -235,7 +495,10 @@ class ItemsPage(Answer):
     documents: list[str | None] = []
     metadatas: list[dict[str, Any] | None] = []
     embeddings: list[list[float | None] | None] = []
+    uris: list[str | None] = []
+    media_types: list[str | None] = []
     next_cursor: str | None
+    version: int
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -244,20 +507,29 @@ class ItemsPage(Answer):
                     "ids": ["doc1"],
                     "documents": ["Attention is all you need"],
                     "metadatas": [{"source": "arxiv", "year": 2017}],
-                    "next_cursor": "ZG9jMQ==",
+                    "next_cursor": "WyJ5ZWFyIixmYWxzZSwiMjAxNyIsImRvYzEiXQ==",
+                    "version": 1,
                 }
             ]
         }
     )
 
 
-class Item(Answer):
-    """One item."""
+class ExportedItem(Answer):
+    """A line of an export."""
 
     id: str
     document: str | None
     metadata: dict[str, Any] | None
     embedding: list[float | None] | None
+    uri: str | None
+    media_type: str | None
+
+
+class Item(ExportedItem):
+    """One item."""
+
+    version: int = Field(description="Of the collection.")
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -267,21 +539,33 @@ class Item(Answer):
                     "document": "Attention is all you need",
                     "metadata": {"source": "arxiv", "year": 2017},
                     "embedding": [0.9, 0.1, 0.2],
+                    "uri": "https://arxiv.org/abs/1706.03762",
+                    "media_type": "text/plain",
+                    "version": 1,
                 }
             ]
         }
     )
 
 
-class Hits(Answer):
+class Found(Answer):
     """What was found, best first, as lists of one length."""
 
     ids: list[str]
     documents: list[str | None] = []
     metadatas: list[dict[str, Any] | None] = []
     embeddings: list[list[float] | None] = []
-    distances: list[float]
-    similarities: list[float]
+    uris: list[str | None] = []
+    media_types: list[str | None] = []
+    groups: list[Any] = Field([], description="With group_by: the value that each has there.")
+    version: int = Field(description="Of the collection.")
+
+
+class Hits(Found):
+    """What is near."""
+
+    distances: list[float | None]
+    similarities: list[float | None]
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -290,8 +574,57 @@ class Hits(Answer):
                     "ids": ["doc1", "doc2"],
                     "documents": ["Attention is all you need", "Deep residual learning"],
                     "metadatas": [{"source": "arxiv", "year": 2017}, {"source": "arxiv", "year": 2015}],
-                    "distances": [0.008759292067, 0.589002531],
-                    "similarities": [0.991240707933, 0.410997469],
+                    "distances": [0.008759292067, 0.589002530937],
+                    "similarities": [0.991240707933, 0.410997469063],
+                    "version": 1,
+                }
+            ]
+        }
+    )
+
+
+class TextHits(Found):
+    """What matches."""
+
+    scores: list[float] = Field(description="ts_rank_cd: how often and how closely together the words stand.")
+    snippets: list[str | None] = []
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "ids": ["doc1"],
+                    "documents": ["Attention is all you need"],
+                    "metadatas": [{"source": "arxiv", "year": 2017}],
+                    "scores": [0.1],
+                    "snippets": ["<mark>Attention</mark> is all you need"],
+                    "version": 1,
+                }
+            ]
+        }
+    )
+
+
+class HybridHits(Hits):
+    """What is near, or matches, or both."""
+
+    scores: list[float] = Field(description="Of the fusion; more is better.")
+    vector_ranks: list[int | None] = Field(description="1 for the nearest; null if not among the best by vector.")
+    text_ranks: list[int | None] = Field(description="1 for the best match; null if not among the best by text.")
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "ids": ["doc2", "doc1"],
+                    "documents": ["Deep residual learning", "Attention is all you need"],
+                    "metadatas": [{"source": "arxiv", "year": 2015}, {"source": "arxiv", "year": 2017}],
+                    "distances": [0.589002530937, 0.008759292067],
+                    "similarities": [0.410997469063, 0.991240707933],
+                    "scores": [0.03252247488101534, 0.01639344262295082],
+                    "vector_ranks": [2, 1],
+                    "text_ranks": [1, None],
+                    "version": 1,
                 }
             ]
         }
@@ -302,6 +635,18 @@ class HitsOfMany(Answer):
     """One result for each query, in their order."""
 
     results: list[Hits]
+
+
+class TextHitsOfMany(Answer):
+    """One result for each query, in their order."""
+
+    results: list[TextHits]
+
+
+class HybridHitsOfMany(Answer):
+    """One result for each query, in their order."""
+
+    results: list[HybridHits]
 
 
 class Health(Answer):

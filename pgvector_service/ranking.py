@@ -12,7 +12,8 @@ the same way. What they miss is the difference between their measured recall and
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from math import ceil
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,18 @@ SMALL_PRODUCT = 2**24
 PRODUCT_BYTES = 32 * 2**20
 # Rows measured in float64 at a time: 1,000 x 384 take 3 MB.
 EXACT_ROWS = 1_000
+# Of a block of which at most this share is alive, the living rows are copied to be scanned: a row takes 0.3 us to copy
+# and 0.07 us to scan (384 numbers). Codes are quicker than a copy that is larger than FEW_BYTES.
+FEW_SHARE = 0.2
+FEW_BYTES = 6 * 2**20
+# The rows that match a filter are not spread evenly over the nearest ones, so more candidates are asked for, and MORE
+# times more if they are not enough. Measured for the ten nearest of 100,000 MiniLM embeddings and of 5,000 clustered
+# rows: no query above 3.1 deviations missed a row (one above 3.7 under manhattan) of 1,680, whether the nearest rows,
+# far ones or any were dead; with no row dead, or half of them at random, 95 % were above 3.5.
+SPREAD = 1.3
+MORE = 4
+TRUST = 3.5
+FITTED = 50
 # Scores looked at for a first bound on the k-th.
 SAMPLE = 4_096
 # Rows of a float32 Manhattan scan at a time, so that the differences stay in the processor's cache.
@@ -106,11 +119,14 @@ class Codes(Protocol):
     def wanted(self, k: int) -> int | None:
         """How many candidates the k nearest rows take, or None when only a scan will do."""
 
-    def candidates(self, queries: Rows, count: int) -> Positions:
-        """Positions of the rows that are probably the nearest `count` to each query: (queries, count)."""
+    def candidates(self, queries: Rows, count: int) -> tuple[Positions, Rows]:
+        """Positions of the rows that are probably the nearest `count` to each query, and guesses: (queries, count).
+
+        A guess is the score of `TopK._scores` but for a random error; under manhattan it is something else.
+        """
 
     def products(self, rows: Rows, queries: Rows, positions: Positions) -> Rows:
-        """The float32 dot product of each query with its candidates: (queries, count)."""
+        """The float32 dot product of each query with its candidates, anything for position -1: (queries, count)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +154,13 @@ class Block:
     def count(self) -> int:
         """Rows that are alive."""
         return len(self.keys) if self.alive is None else int(np.count_nonzero(self.alive))
+
+    def compacted(self) -> "Block":
+        """A copy of the rows that are alive, without codes; the block itself if all are."""
+        if self.alive is None:
+            return self
+        alive = np.flatnonzero(self.alive)
+        return Block(self.keys[alive], self.rows[alive], self.norms[alive], self.safe)
 
 
 def similarities(distances: Floats, metric: Metric) -> Floats:
@@ -216,10 +239,12 @@ class TopK:
 
     def offer(self, block: Block) -> None:
         """Take the rows of `block` that may be among the nearest."""
-        if not block.count:
+        count = block.count
+        if not count:
             return
         wanted = block.codes.wanted(self._k) if block.codes and not self._exact else None
-        if block.codes and wanted:
+        few = count <= len(block.keys) * FEW_SHARE and count * block.rows.shape[1] * 4 <= FEW_BYTES
+        if block.codes and wanted and not few:
             self._look_up(block, block.codes, wanted)
         else:
             self._scan(block, np.arange(len(self._queries)))
@@ -233,26 +258,68 @@ class TopK:
 
     def _look_up(self, block: Block, codes: Codes, wanted: int) -> None:
         """Measure the candidates that the codes name for each query."""
-        dead = len(block.keys) - block.count
-        positions = codes.candidates(self._queries, min(wanted + min(dead, wanted), len(block.keys)))
-        alive = None if block.alive is None else block.alive[positions]
-        if self._metric == "manhattan":
-            near = np.ones(positions.shape, np.bool_) if alive is None else alive.copy()
-        else:
-            dots = codes.products(block.rows, self._queries, positions)
-            score, error = self._scores(dots, block.norms[positions], self._norms)
-            near = self._near(score, error, alive, self._bounds())
+        count, length = block.count, len(block.keys)
+        queries = np.arange(len(self._queries))
+        # Rows that a filter leaves out lie anywhere, deleted ones perhaps all in one place.
+        spread = wanted + min(length - count, wanted), ceil(wanted * length / count * SPREAD)
+        asked = wanted if count == length else min(length, max(spread))
+        while len(queries):
+            positions, guesses = codes.candidates(self._queries[queries], asked)
+            alive = None if block.alive is None else block.alive[positions]
+            bounds = self._bounds()[queries]
+            if self._metric == "manhattan":
+                pairs = zip(positions, self._queries[queries], strict=True)
+                score = np.stack([_manhattan_scan(block.rows[some], query) for some, query in pairs])
+                error: Rows | np.float32 = score * self._unit
+            else:
+                measured = positions if alive is None else np.where(alive, positions, -1)
+                dots = codes.products(block.rows, self._queries[queries], measured)
+                score, error = self._scores(dots, block.norms[positions], self._norms[queries])
+            near = self._near(score, error, alive, bounds)
+            enough = self._are_enough(score, guesses, alive, bounds) | (asked == length)
+            near &= enough[:, None]
+            self._measure(block, queries[np.nonzero(near)[0]], positions[near])
+            queries, asked = queries[~enough], MORE * asked
+            if asked > length // MORE:
+                break
+        self._scan(block, queries)
+
+    def _are_enough(self, score: Rows, guesses: Rows, alive: Mask | None, bounds: NDArray[np.float32]) -> Mask:
+        """For each query whether a row beyond its candidates is hardly among the k nearest.
+
+        The number of candidates was found out for queries like the stored rows, whose nearest rows are alive. Far from
+        the data, or where those rows are dead, the next ones lie closer together, and the errors of the codes weigh
+        more. So the scores of the candidates are fitted to the guesses by a line: a row that was missed would have to
+        be guessed as far as the last one and yet be as near as the k-th, TRUST standard deviations below the line.
+        """
+        if score.shape[1] < max(self._k, FITTED):
+            return np.zeros(len(score), np.bool_)
+        last = guesses.max(axis=1)
         if alive is None:
-            self._measure(block, np.nonzero(near)[0], positions[near])
-            return
-        # Where the dead have crowded out the living, the codes are of no help.
-        served = alive.sum(axis=1) >= min(wanted, block.count)
-        near &= served[:, None]
-        self._measure(block, np.nonzero(near)[0], positions[near])
-        self._scan(block, np.flatnonzero(~served))
+            count: Any = score.shape[1]
+        else:
+            count = np.maximum(alive.sum(axis=1), 1)
+            score, guesses = np.where(alive, score, 0), np.where(alive, guesses, 0)
+        wide, guessed = score.astype(np.float64), guesses.astype(np.float64)
+        mean, middle = wide.sum(axis=1) / count, guessed.sum(axis=1) / count
+        of_scores = np.einsum("ij,ij->i", wide, wide) / count - mean**2
+        of_guesses = np.einsum("ij,ij->i", guessed, guessed) / count - middle**2
+        of_both = np.einsum("ij,ij->i", wide, guessed) / count - mean * middle
+        slope = of_both / np.maximum(of_guesses, np.finfo(np.float64).tiny)
+        deviation = np.sqrt(np.maximum(of_scores - slope * of_both, 0))
+        if alive is not None:
+            score = np.where(alive, score, np.inf)
+        kth = np.minimum(np.partition(score, self._k - 1, axis=1)[:, self._k - 1], bounds)
+        far_enough = mean + slope * (last - middle) - kth >= TRUST * deviation
+        enough: Mask = far_enough & (count >= max(self._k, FITTED))
+        return enough
 
     def _scan(self, block: Block, queries: Positions) -> None:
         """Look at all rows of `block` for those queries."""
+        if not len(queries):
+            return
+        if block.count <= len(block.keys) * FEW_SHARE:
+            block = block.compacted()
         safe = self._safe[queries] & block.safe
         for i in queries[~safe]:
             alive = np.arange(len(block.keys)) if block.alive is None else np.flatnonzero(block.alive)

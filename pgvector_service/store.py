@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
@@ -13,7 +13,8 @@ from psycopg2.extensions import cursor
 from pgvector_service import queries, schema
 from pgvector_service.cache import Cache, Loading, Superseded
 from pgvector_service.codec import Keys, RowReader, Rows
-from pgvector_service.errors import CollectionNotFound, DatabaseBusy, DatabaseUnavailable, Unavailable
+from pgvector_service.errors import CollectionNotFound, DatabaseBusy, DatabaseUnavailable, InvalidInput, Unavailable
+from pgvector_service.filters import Filter
 from pgvector_service.items import check_collection_name
 from pgvector_service.loading import Collection
 from pgvector_service.pool import ConnectionPool
@@ -22,6 +23,8 @@ from pgvector_service.upkeep import Upkeep
 
 TRIES = 5
 GREETING_TIMEOUT_MS = 2_000
+# What regular expressions may take: some need exponential time, for one who means harm.
+REGEX_TIMEOUT_S = 5.0
 
 
 class Store:
@@ -94,6 +97,32 @@ class Store:
                 self.cache.forget(name)
                 raise CollectionNotFound
             yield cur, Collection(*row), since
+
+    @contextmanager
+    def filtering(self, cur: cursor, filter: Filter | None) -> Iterator[None]:
+        """Statements with this filter: a regular expression that is wrong or too slow is the caller's fault."""
+        if filter is None or not filter.patterns:
+            yield
+            return
+        seconds = min(REGEX_TIMEOUT_S, self.statement_timeout_s)
+        cur.execute(queries.limited, {"statement_timeout_ms": round(seconds * 1000)})
+        at = 0
+        try:
+            for at, (_, pattern) in enumerate(filter.patterns):  # noqa: B007
+                cur.execute(queries.try_pattern, {"pattern": pattern})
+            at = 0
+            yield
+        except psycopg2.errors.InvalidRegularExpression as error:
+            raise InvalidInput(filter.patterns[at][0], f"PostgreSQL says: {error.diag.message_primary}.") from error
+        except psycopg2.errors.QueryCanceled as error:
+            problem = f"takes more than {seconds:g} s; make it simpler, or use $contains or $matches."
+            raise InvalidInput(filter.patterns[at][0], problem) from error
+        cur.execute(queries.limited, {"statement_timeout_ms": round(self.statement_timeout_s * 1000)})
+
+    def items(self, cur: cursor, keys: Iterable[int]) -> dict[int, tuple[Any, ...]]:
+        """The rows with these keys, as `columns` takes them; without those that do not exist."""
+        cur.execute(queries.items_by_key, {"keys": as_array(keys)})
+        return {row[0]: row for row in cur.fetchall()}
 
     def embeddings(self, cur: cursor, collection: Collection, keys: Sequence[int]) -> dict[int, Rows | None]:
         """The embeddings of the rows with these keys; None for what is no list of numbers."""
@@ -171,6 +200,11 @@ def retried(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P
                 raise DatabaseBusy
 
     return run
+
+
+def as_array(keys: Iterable[int]) -> str:
+    """The keys as the text of a PostgreSQL array, in order, so that rows that lie together are read together."""
+    return "{" + ",".join(map(str, sorted(keys))) + "}"
 
 
 def only_value(cur: cursor) -> Any:

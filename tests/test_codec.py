@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pgvector_service.codec import RowReader, decode_array, encode_items
+from pgvector_service.codec import RowReader, decode_array, encode_arrays, encode_items
 
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
@@ -23,7 +23,7 @@ def spaced(hexadecimal: str) -> bytes:
 
 
 def test_items_are_encoded_as_postgresql_documents_it() -> None:
-    encoded = encode_items(["a"], ["hé"], [b"{}"], np.array([[1.0, -2.0]], np.float32))
+    encoded = encode_items([["a"], ["hé"]], [b"{}"], encode_arrays(np.array([[1.0, -2.0]], np.float32)))
 
     assert encoded == spaced("""
         50 47 43 4f 50 59 0a ff 0d 0a 00  00 00 00 00  00 00 00 00
@@ -40,19 +40,24 @@ def test_items_are_encoded_as_postgresql_documents_it() -> None:
 
 
 def test_missing_texts_are_encoded_as_null() -> None:
-    encoded = encode_items(["a"], [None], [None], np.array([[1.0]], np.float32))
+    encoded = encode_items([["a"], [None]], [None], encode_arrays(np.array([[1.0]], np.float32)))
 
     assert spaced("00 00 00 01 61  ff ff ff ff  ff ff ff ff  00 00 00 1c") in encoded
 
 
+def test_a_column_that_nobody_gave_is_all_null() -> None:
+    assert encode_items([["a", "b"], None], None, [b"x", b"y"]) == encode_items(
+        [["a", "b"], [None, None]], [None, None], [b"x", b"y"]
+    )
+
+
 def test_any_memory_layout_of_a_matrix_is_encoded_alike() -> None:
     rows = np.arange(12, dtype=np.float32).reshape(3, 4)
-    ids: list[str] = ["a", "b", "c"]
-    expected = encode_items(ids, [None] * 3, [None] * 3, rows)
+    expected = encode_arrays(rows)
 
-    assert encode_items(ids, [None] * 3, [None] * 3, np.asfortranarray(rows)) == expected
-    assert encode_items(ids, [None] * 3, [None] * 3, rows.astype(">f4").astype(np.float32)) == expected
-    assert encode_items(ids, [None] * 3, [None] * 3, np.repeat(rows, 2, axis=0)[::2]) == expected
+    assert encode_arrays(np.asfortranarray(rows)) == expected
+    assert encode_arrays(rows.astype(">f4").astype(np.float32)) == expected
+    assert encode_arrays(np.repeat(rows, 2, axis=0)[::2]) == expected
 
 
 def header(*numbers: int) -> bytes:
@@ -94,7 +99,7 @@ def test_postgresql_reads_what_is_encoded_and_its_answer_is_decoded_bit_by_bit(
     count = len(rows)
     with connection.cursor() as cursor:
         cursor.execute("TRUNCATE sent")
-        encoded = encode_items(texts[:count], texts[:count], [b'{"a": 1}'] * count, rows)
+        encoded = encode_items([texts[:count]] * 2, [b'{"a": 1}'] * count, encode_arrays(rows))
         cursor.copy_expert("COPY sent FROM STDIN (FORMAT binary)", io.BytesIO(encoded))
         cursor.execute("SELECT id, document, metadata, embedding FROM sent")
         for i, (id_, document, metadata, embedding) in enumerate(cursor.fetchall()):

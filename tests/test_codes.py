@@ -85,9 +85,11 @@ def test_more_results_than_were_measured_are_found_by_a_scan() -> None:
 
 def test_codes_that_miss_too_much_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
-    monkeypatch.setattr(
-        codes.CompressedRows, "candidates", lambda _, queries, count: rng.integers(0, 6_000, (len(queries), count))
-    )
+
+    def anything(_: object, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        return rng.integers(0, 6_000, (len(queries), count)), np.zeros((len(queries), count), np.float32)
+
+    monkeypatch.setattr(codes.CompressedRows, "candidates", anything)
     block = coded(made("clustered", 6_000, 192)[:6_000], "cosine")
     assert isinstance(block.codes, codes.CompressedRows)
     assert block.codes.needed == {}

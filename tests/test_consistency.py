@@ -7,7 +7,7 @@ import httpx
 import numpy as np
 import pytest
 
-from conftest import Service
+from conftest import Service, wait_until
 
 WIDTH = 3
 Sql = Callable[..., list[tuple[Any, ...]]]
@@ -24,7 +24,19 @@ class History:
         """Check after each of `steps` random writes; AssertionError names the writes so far."""
         self.sql("INSERT INTO vector_collections (collection_name) VALUES ('c'), ('other') ON CONFLICT DO NOTHING")
         writes: list[Callable[[], object]] = [self.post, self.post, self.remove, self.insert, self.insert, self.update]
-        writes += [self.delete, self.several, self.roll_back, self.move, self.rename, self.truncate, self.recreate]
+        writes += [
+            self.change,
+            self.change,
+            self.turn,
+            self.remove_even,
+            self.delete,
+            self.several,
+            self.roll_back,
+            self.move,
+            self.rename,
+            self.truncate,
+            self.recreate,
+        ]
         done: list[str] = []
         for _ in range(steps):
             write = writes[self.rng.integers(len(writes))]
@@ -35,19 +47,24 @@ class History:
                 self.check(worker, done)  # now memory is trusted, and ranked before a look at the version
 
     def check(self, worker: Service, done: list[str]) -> None:
+        rows = self.sql("SELECT id, embedding, metadata FROM vector_documents WHERE collection_name = 'c'")
+        self.compare(worker, done, [(id_, embedding) for id_, embedding, _ in rows], {})
+        even = [(id_, embedding) for id_, embedding, metadata in rows if metadata == {"even": True}]
+        self.compare(worker, done, even, {"where": {"even": True}})
+        self.comparisons += 1
+
+    def compare(self, worker: Service, done: list[str], rows: list[tuple[str, Any]], options: dict[str, Any]) -> None:
         query = self.vectors(1)[0]
-        body = {"collection_name": "c", "query_embedding": query, "n_results": 1000}
+        body = {"collection_name": "c", "query_embedding": query, "n_results": 1000, **options}
         response = worker.client.post("/search/vector", json=body)
         assert response.status_code == 200, response.text
         found = list(zip(response.json()["distances"], response.json()["ids"], strict=True))
-        rows = self.sql("SELECT id, embedding FROM vector_documents WHERE collection_name = 'c'")
         expected = []
         for id_, embedding in rows:
             cosine = np.dot(embedding, query) / (np.linalg.norm(embedding) * np.linalg.norm(query))
             expected.append((round(1 - cosine, 12), id_))
         assert [id_ for _, id_ in found] == [id_ for _, id_ in sorted(expected)], done
         np.testing.assert_allclose([d for d, _ in found], [d for d, _ in sorted(expected)], atol=3e-12)
-        self.comparisons += 1
 
     # Small integers: sums are exact, so the order of the ranking is not a matter of rounding.
 
@@ -62,12 +79,31 @@ class History:
 
     def post(self) -> None:
         ids = self.ids(int(self.rng.integers(1, 12)))
-        body = {"collection_name": "c", "ids": ids, "embeddings": self.vectors(len(ids))}
+        body = {
+            "collection_name": "c",
+            "ids": ids,
+            "embeddings": self.vectors(len(ids)),
+            "metadatas": [{"even": bool(even)} for even in self.rng.integers(0, 2, len(ids))],
+        }
         assert self.worker().client.post("/items", json=body).status_code == 201
 
     def remove(self) -> None:
         body = {"collection_name": "c", "ids": self.ids(4)}
         assert self.worker().client.post("/items/delete", json=body).status_code == 200
+
+    def change(self) -> None:
+        ids = self.ids(5)
+        metadatas = [{"even": True}, {"even": False}, {"even": None}, {}, None]
+        body = {"collection_name": "c", "ids": ids, "metadatas": metadatas}
+        assert self.worker().client.post("/items/update", json=body).status_code == 200
+
+    def remove_even(self) -> None:
+        if self.rng.random() < 0.3:
+            body = {"collection_name": "c", "where": {"even": True}}
+            assert self.worker().client.post("/items/delete", json=body).status_code == 200
+
+    def turn(self) -> None:
+        self.sql("UPDATE vector_documents SET metadata = '{\"even\": true}' WHERE id = ANY(%s)", (self.ids(5),))
 
     def insert(self) -> None:
         for id_, vector in zip(self.ids(3), self.vectors(3), strict=True):
@@ -136,15 +172,20 @@ FAULTS = {
     "the version is not checked": """
 from pgvector_service import queries
 queries._STATEMENTS["items_by_key_if_unchanged"] = queries.items_by_key_if_unchanged.replace("c.version =", "0 <")
-cache._Loaded.is_of = lambda self, _: True""",
+cache.Loaded.is_of = lambda self, _: True""",
     "the version is not checked after ranking": """
 from pgvector_service import queries
 queries._STATEMENTS["items_by_key_if_unchanged"] = queries.items_by_key_if_unchanged.replace("c.version =", "0 <")""",
     "the epoch is not checked": """
 from pgvector_service import queries
 queries._STATEMENTS["items_by_key_if_unchanged"] = queries.items_by_key_if_unchanged.replace("c.epoch =", "''<>")
-cache._Loaded.is_of = lambda self, now: self.collection.version == now.version
+cache.Loaded.is_of = lambda self, now: self.collection.version == now.version
 cache.Collection.follows = lambda self, other: other.version < self.version""",
+    "what a filter matched is remembered for longer than its version": """
+from collections import OrderedDict
+from pgvector_service import selections
+shared, begin = OrderedDict(), selections.Selections.__init__
+selections.Selections.__init__ = lambda self, matrix: (begin(self, matrix), setattr(self, "_by_filter", shared))[0]""",
     "deletions are not applied": "matrix.Matrix.without = lambda self, keys: self",
     "the service does not stamp its rows": """
 from pgvector_service import queries
@@ -168,6 +209,8 @@ def test_a_planted_fault_is_noticed(fault: str, database: str, sql: Sql) -> None
 
 def test_two_workers_on_one_port_agree(database: str) -> None:
     with Service("--workers", "2", DATABASE_URL=database) as service:
+        ready = f"{service.url}/health/ready"  # of whichever worker takes the new connection
+        wait_until(lambda: all(httpx.get(ready, timeout=30).status_code == 200 for _ in range(10)))
         for step in range(40):
             body: dict[str, Any] = {"collection_name": "c", "ids": [f"id{step}"], "embeddings": [[1.0, step + 1.0]]}
             assert service.client.post("/items", json=body).status_code == 201
@@ -175,4 +218,5 @@ def test_two_workers_on_one_port_agree(database: str) -> None:
             for _ in range(3):
                 # A new connection goes to whichever worker takes it.
                 response = httpx.post(f"{service.url}/search/vector", json=query, timeout=30)
+                assert response.status_code == 200, (step, response.text, service.log()[-3000:])
                 assert response.json()["ids"] == [f"id{step}"]

@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 import pgvector_cli
 from conftest import ROOT, VARIABLES
 from pgvector_db import VectorDB
-from pgvector_service import errors, problems
+from pgvector_service import errors, filters, problems
 from pgvector_service.settings import Settings
 
 README = (ROOT / "README.md").read_text()
@@ -66,7 +66,7 @@ def test_the_curl_examples_answer_what_the_readme_says(client: TestClient) -> No
     examples = re.findall(
         r"curl -X POST http://127.0.0.1:8000(\S+) .*? -d '(.*?)'\n((?:#[^\n]*\n)+)", README, re.DOTALL
     )
-    assert len(examples) == 2
+    assert len(examples) == 3
     for path, body, answer in examples:
         response = client.post(path, json=json.loads(body))
         assert response.json() == json.loads(re.sub(r"^# ?", "", answer, flags=re.MULTILINE))
@@ -91,7 +91,23 @@ def test_the_python_examples_run(client: TestClient, database: str, monkeypatch:
     assert "postgresql://postgres:password@localhost:5432/postgres" in without_http
     exec(without_http.replace("postgresql://postgres:password@localhost:5432/postgres", database), {})
     with VectorDB(database) as db:
-        assert db.count("papers") == 2
+        assert db.count_items("papers")["count"] == 2
+
+
+def test_every_operator_is_in_the_readme_and_does_what_it_says_without_a_key(db: VectorDB) -> None:
+    db.add_with_embeddings("c", ["bare"], None, None, [[1.0]])
+    rows = re.findall(
+        r"^\| (.*\$.*) \| [^|]* \| `(\{.*\})` \|(?: (no|\*\*yes\*\*|with `false`) \|)?$", README, re.MULTILINE
+    )
+    documented = {operator for names, _, _ in rows for operator in re.findall(r"\$\w+", names)}
+    assert documented == {*filters.METADATA, *filters.DOCUMENT, *filters.NEGATIONS, "$and", "$or", "$not"}
+    for names, example, without in rows:
+        condition = json.loads(example)
+        on_document = next(iter(condition)) in {*filters.DOCUMENT, "$not_contains", "$not_regex"}
+        matches = db.count_items("c", **{"where_document" if on_document else "where": condition})["count"]
+        assert matches == ("yes" in without or "$not`" in names), example
+    (whole,) = re.findall(r'```json\n(\{"where".*?)```', README, re.DOTALL)
+    assert db.count_items("c", **json.loads(whole))["count"] == 0
 
 
 def test_the_plain_sql_example_works(db: VectorDB, sql: Any) -> None:

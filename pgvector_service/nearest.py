@@ -1,0 +1,88 @@
+"""The rows nearest to some queries, within one snapshot: from memory if the collection fits, else from the database."""
+
+from typing import Any
+
+import numpy as np
+from psycopg2.extensions import cursor
+
+from pgvector_service import loading, queries
+from pgvector_service.cache import Loaded
+from pgvector_service.codec import Keys, Rows
+from pgvector_service.errors import DimensionMismatch, InvalidInput
+from pgvector_service.filters import Filter
+from pgvector_service.items import refuse_zeros
+from pgvector_service.loading import Collection
+from pgvector_service.matrix import Matrix
+from pgvector_service.options import Options
+from pgvector_service.ranking import Floats, TopK, similarities
+from pgvector_service.store import Store
+
+Hits = tuple[Keys, Floats]
+Result = dict[str, Any]
+
+
+def offer_all(
+    store: Store, cur: cursor, collection: Collection, since: float, top: TopK, filter: Filter | None
+) -> None:
+    """Put all rows that match to `top`; brings memory up to date first."""
+    loaded = store.cache.loaded(cur, collection, since)
+    if loaded is None and filter is None:
+        loading.stream(cur, collection, top.offer, store.still_alive)
+    elif loaded is None:
+        loading.stream_keys(cur, collection, matching(store, cur, collection, filter), top.offer, store.still_alive)
+    else:
+        for block in _selected(store, cur, loaded, filter).blocks:
+            top.offer(block)
+
+
+def matching(store: Store, cur: cursor, collection: Collection, filter: Filter | None) -> Keys:
+    """The keys of the rows that match."""
+    with store.filtering(cur, filter):
+        cur.execute(queries.filtered(queries.keys, filter), queries.parameters(collection.name, filter))
+        (found,) = cur.fetchall()[0]
+    return np.frombuffer(found or b"", ">i8").astype(np.int64)
+
+
+def cut(cur: cursor, keys: Keys, distances: Floats, k: int) -> Hits:
+    """The first k of `keys`, which are sorted by distance; of those as far as the k-th, the first by id.
+
+    Fewer when rows of `keys` are no longer in the database.
+    """
+    if len(keys) <= k:
+        return keys, distances
+    nearer = int((distances < distances[k - 1]).sum())
+    cur.execute(queries.first_by_id, {"keys": keys[nearer:].tolist(), "limit": k - nearer})
+    chosen = np.concatenate((keys[:nearer], np.array(cur.fetchall(), np.int64).reshape(-1)))
+    return chosen, distances[: len(chosen)]
+
+
+def fault(collection: Collection, embeddings: Rows) -> InvalidInput | None:
+    """What is wrong with asking for the nearest to these rows in the collection."""
+    width = embeddings.shape[1]
+    if collection.dimension not in (None, width):
+        return DimensionMismatch("query_embeddings[0]", collection.dimension, width)
+    if collection.metric == "cosine":
+        try:
+            refuse_zeros("query_embeddings", embeddings)
+        except InvalidInput as error:
+            return error
+    return None
+
+
+def near_enough(distances: Floats, collection: Collection, options: Options) -> int:
+    """How many of the sorted `distances` keep within the thresholds."""
+    if options.max_distance is None and options.min_similarity is None:
+        return len(distances)
+    near = distances <= (np.inf if options.max_distance is None else options.max_distance)
+    if options.min_similarity is not None:
+        near &= similarities(distances, collection.metric) >= options.min_similarity
+    return int(np.count_nonzero(near))
+
+
+def _selected(store: Store, cur: cursor, loaded: Loaded, filter: Filter | None) -> Matrix:
+    """The rows of the collection that match, remembered or found out."""
+    selected = loaded.selections.get(filter)
+    if selected is None and filter:
+        selected = loaded.matrix.among(matching(store, cur, loaded.collection, filter))
+        loaded.selections.put(filter, selected)
+    return selected or loaded.matrix
