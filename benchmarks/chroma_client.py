@@ -10,6 +10,8 @@ import time
 import chromadb
 import numpy as np
 
+from benchmarks.data import documents, metadatas
+
 BATCH = 1_000
 
 
@@ -24,8 +26,8 @@ def main() -> None:
         numbers = range(start, min(start + BATCH, len(rows)))
         collection.upsert(
             ids=[f"doc_{i}" for i in numbers],
-            documents=[f"Text number {i}, about as long as the title of a paper." for i in numbers],
-            metadatas=[{"source": "arxiv", "year": 2000 + i % 25} for i in numbers],
+            documents=documents(numbers),
+            metadatas=metadatas(numbers),
             embeddings=rows[numbers.start : numbers.stop],
         )
     seconds = time.perf_counter() - begin

@@ -29,7 +29,7 @@ import psycopg2
 from numpy.typing import NDArray
 
 from benchmarks import load, pgvector_load
-from benchmarks.data import vectors
+from benchmarks.data import documents, metadatas, vectors
 from benchmarks.servers import PEERS, Client, chroma, database, install_peers, service
 from pgvector_db import VectorDB
 from pgvector_service import codes
@@ -51,8 +51,8 @@ def items(rows: Rows, start: int, *, base64_text: bool, collection: str = "bench
         {
             "collection_name": collection,
             "ids": [f"doc_{i}" for i in numbers],
-            "documents": [f"Text number {i}, about as long as the title of a paper." for i in numbers],
-            "metadatas": [{"source": "arxiv", "year": 2000 + i % 25} for i in numbers],
+            "documents": documents(numbers),
+            "metadatas": metadatas(numbers),
             "embeddings": [base64.b64encode(row).decode() for row in part] if base64_text else part.tolist(),
         }
     )
@@ -97,6 +97,14 @@ def settle(url: str) -> None:
     connection.autocommit = True
     connection.cursor().execute("VACUUM ANALYZE")
     connection.close()
+
+
+def fill_chroma(peer: Client, rows: Path) -> tuple[str, float]:
+    """The same items in Chroma: the path to search them, and vectors a second."""
+    command = [str(PEERS / "bin/python"), "-m", "benchmarks.chroma_client", peer.url.rsplit(":", 1)[1], str(rows)]
+    filled = json.loads(subprocess.check_output(command))
+    path = f"/api/v2/tenants/default_tenant/databases/default_database/collections/{filled['id']}/query"
+    return path, filled["vectors_per_s"]
 
 
 def fill_pgvector(url: str, rows: Rows) -> float:
@@ -193,18 +201,7 @@ def measure(rows: Rows, queries: Rows, rounds: int, seconds: float, folder: Path
                 client.send("DELETE", f"/collections/{collection}")
             texts.append(ingest(client, rows, base64_text=True))
         figures["ingest"] = {"service base64": median(texts), "service lists": median(lists)}
-        filled = json.loads(
-            subprocess.check_output(
-                [
-                    PEERS / "bin/python",
-                    "benchmarks/chroma_client.py",
-                    chroma_client.url.rsplit(":", 1)[1],
-                    folder / "rows.npy",
-                ]
-            )
-        )
-        figures["ingest"]["chroma"] = filled["vectors_per_s"]
-        path = f"/api/v2/tenants/default_tenant/databases/default_database/collections/{filled['id']}/query"
+        path, figures["ingest"]["chroma"] = fill_chroma(chroma_client, folder / "rows.npy")
         chroma_bodies = folder / "chroma.ndjson"
         asked = ({"query_embeddings": [query], "n_results": 10, "include": CHROMA_FIELDS} for query in queries.tolist())
         chroma_bodies.write_bytes(b"\n".join(map(orjson.dumps, asked)))

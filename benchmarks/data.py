@@ -1,12 +1,19 @@
-"""The vectors that the benchmarks work with."""
+"""What the benchmarks work with: vectors, and the texts and metadata that go with them."""
 
+import json
+import re
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pgvector_service.codec import Rows
 
 WIDTH = 384
+SENTENCES = Path(__file__).parent.parent / "examples" / "sentences.json"
+# As long as the title of a paper.
+TEXT_WORDS = 10
 
 
 def vectors(count: int, queries: int, file: Path | None = None) -> tuple[Rows, Rows]:
@@ -31,3 +38,23 @@ def vectors(count: int, queries: int, file: Path | None = None) -> tuple[Rows, R
         return unit
 
     return drawn(count), drawn(queries)
+
+
+@cache
+def words() -> list[str]:
+    """Some 1,200 English words, always in the same order."""
+    texts = " ".join(sentence["text"] for sentence in json.loads(SENTENCES.read_bytes())["sentences"])
+    found = sorted(set(re.findall(r"[a-z]{3,}", texts.lower())))
+    return [found[i] for i in np.random.default_rng(0).permutation(len(found))]
+
+
+def documents(numbers: range) -> list[str]:
+    """A text for each item of a batch; few of its words are frequent, as in any language (Zipf)."""
+    vocabulary = words()
+    drawn = np.random.default_rng(numbers.start).zipf(1.3, (len(numbers), TEXT_WORDS)) % len(vocabulary)
+    return [" ".join(vocabulary[i] for i in row) for row in drawn.tolist()]
+
+
+def metadatas(numbers: range) -> list[dict[str, Any]]:
+    """Metadata for each item: `half` is 0 or 1, `cent` one of a hundred numbers."""
+    return [{"source": "arxiv", "year": 2000 + i % 25, "half": i % 2, "cent": i % 100} for i in numbers]

@@ -19,7 +19,7 @@ import orjson
 
 from benchmarks import load
 from benchmarks.compare import BATCH, CLIENTS, QUERIES, RESULTS, by_numpy, search_bodies, settle, wait_until_compressed
-from benchmarks.data import vectors
+from benchmarks.data import documents, metadatas, vectors
 from benchmarks.servers import PEERS, Client, database, install_peers, service
 from pgvector_db import VectorDB
 from pgvector_service.codec import Rows
@@ -35,8 +35,8 @@ def fill(url: str, rows: Rows) -> None:
             db.add_with_embeddings(
                 "bench",
                 [f"doc_{i}" for i in numbers],
-                [f"Text number {i}, about as long as the title of a paper." for i in numbers],
-                [{"source": "arxiv", "year": 2000 + i % 25} for i in numbers],
+                documents(numbers),
+                metadatas(numbers),
                 rows[numbers.start : numbers.stop],
             )
     settle(url)
