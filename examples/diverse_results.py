@@ -3,31 +3,10 @@
 python examples/diverse_results.py [URL]    URL of a running service, http://127.0.0.1:8000 if left out
 """
 
-import json
-import sys
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import requests
+from sentences import call, embeddings, queries, query_embeddings, remove_collection, sentences
 
-HERE = Path(__file__).resolve().parent
-URL = sys.argv[1].rstrip("/") if len(sys.argv) > 1 else "http://127.0.0.1:8000"
-COLLECTION = "example_diverse_results"
-
-
-def call(path: str, **body: Any) -> Any:
-    """Send a request about the collection and return the JSON of the answer."""
-    answer = requests.post(URL + path, json={"collection_name": COLLECTION, **body}, timeout=60)
-    if not answer.ok:
-        sys.exit(answer.text)
-    return answer.json()
-
-
-texts = json.loads((HERE / "sentences.json").read_bytes())
-sentences, queries = texts["sentences"], [query["text"] for query in texts["queries"]]
-with np.load(HERE / "minilm_sentences.npz") as vectors:
-    embeddings, query_embeddings = vectors["sentences"].tolist(), vectors["queries"].tolist()
 # As in collections that are gathered from many places, some sentences are there twice.
 copies = [{**sentence, "id": f"{sentence['id']}-copy"} for sentence in sentences if sentence["topic"] == "climate"]
 again = [row for sentence, row in zip(sentences, embeddings, strict=True) if sentence["topic"] == "climate"]
@@ -54,4 +33,4 @@ for name, options in searches.items():
     for similarity, id_, document in zip(hits["similarities"], hits["ids"], hits["documents"], strict=True):
         print(f"  {similarity:5.2f}  {id_:<16}{document}")
 
-requests.delete(f"{URL}/collections/{COLLECTION}", timeout=60)
+remove_collection()

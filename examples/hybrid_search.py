@@ -3,38 +3,9 @@
 python examples/hybrid_search.py [URL]    URL of a running service, http://127.0.0.1:8000 if left out
 """
 
-import json
-import sys
-from pathlib import Path
-from typing import Any
+from sentences import call, items, queries, query_embeddings, remove_collection
 
-import numpy as np
-import requests
-
-HERE = Path(__file__).resolve().parent
-URL = sys.argv[1].rstrip("/") if len(sys.argv) > 1 else "http://127.0.0.1:8000"
-COLLECTION = "example_hybrid_search"
-
-
-def call(path: str, **body: Any) -> Any:
-    """Send a request about the collection and return the JSON of the answer."""
-    answer = requests.post(URL + path, json={"collection_name": COLLECTION, **body}, timeout=60)
-    if not answer.ok:
-        sys.exit(answer.text)
-    return answer.json()
-
-
-texts = json.loads((HERE / "sentences.json").read_bytes())
-sentences, queries = texts["sentences"], [query["text"] for query in texts["queries"]]
-with np.load(HERE / "minilm_sentences.npz") as vectors:
-    embeddings, query_embeddings = vectors["sentences"].tolist(), vectors["queries"].tolist()
-call(
-    "/items",
-    ids=[sentence["id"] for sentence in sentences],
-    documents=[sentence["text"] for sentence in sentences],
-    metadatas=[{"topic": sentence["topic"], "year": sentence["year"]} for sentence in sentences],
-    embeddings=embeddings,
-)
+call("/items", **items)
 
 # What is meant comes from the embedding of one question, names and numbers from the words.
 embedding, text = query_embeddings[5], "influenza or viruses"
@@ -54,4 +25,4 @@ for name, hits in searches.items():
             ranks = f"(vector {hits['vector_ranks'][i] or '-'}, text {hits['text_ranks'][i] or '-'})"
         print(f"  {hits['ids'][i]:<14}{document} {ranks}")
 
-requests.delete(f"{URL}/collections/{COLLECTION}", timeout=60)
+remove_collection()

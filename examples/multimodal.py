@@ -5,31 +5,8 @@ A model such as CLIP or ImageBind embeds all of them in one space; here sentence
     python examples/multimodal.py [URL]    URL of a running service, http://127.0.0.1:8000 if left out
 """
 
-import json
-import sys
-from pathlib import Path
-from typing import Any
+from sentences import call, embeddings, queries, query_embeddings, remove_collection, sentences
 
-import numpy as np
-import requests
-
-HERE = Path(__file__).resolve().parent
-URL = sys.argv[1].rstrip("/") if len(sys.argv) > 1 else "http://127.0.0.1:8000"
-COLLECTION = "example_multimodal"
-
-
-def call(path: str, **body: Any) -> Any:
-    """Send a request about the collection and return the JSON of the answer."""
-    answer = requests.post(URL + path, json={"collection_name": COLLECTION, **body}, timeout=60)
-    if not answer.ok:
-        sys.exit(answer.text)
-    return answer.json()
-
-
-texts = json.loads((HERE / "sentences.json").read_bytes())
-sentences, queries = texts["sentences"], [query["text"] for query in texts["queries"]]
-with np.load(HERE / "minilm_sentences.npz") as vectors:
-    embeddings, query_embeddings = vectors["sentences"].tolist(), vectors["queries"].tolist()
 media = {"animals": ("image/jpeg", "jpg"), "music": ("audio/ogg", "ogg")}
 kinds = [media.get(sentence["topic"], ("text/plain", "txt")) for sentence in sentences]
 ids = [sentence["id"] for sentence in sentences]
@@ -58,4 +35,4 @@ for kind in ("image", "audio", "text"):
 hits = call("/search/vector", query_embedding=query_embeddings[4], n_results=1, where={"#media_type": "audio/ogg"})
 print(f"The exact media type works too: {hits['ids'][0]}")
 
-requests.delete(f"{URL}/collections/{COLLECTION}", timeout=60)
+remove_collection()
