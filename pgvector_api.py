@@ -397,7 +397,6 @@ def search_texts(body: models.TextQueries, db: Database, settings: Configured) -
 def search_hybrid(body: models.HybridQuery, db: Database, settings: Configured) -> Response:
     """The items that are near to an embedding, or whose documents match a text; those that do both come first."""
     _check_results(body, 1, settings)
-    _check_at_most("candidates", body.candidates or 0, settings.max_results)
     with _one_query():
         (hits,) = db.query_hybrid(
             body.collection_name,
@@ -422,7 +421,6 @@ def search_hybrid(body: models.HybridQuery, db: Database, settings: Configured) 
 def search_hybrids(body: models.HybridQueries, db: Database, settings: Configured) -> Response:
     """Several hybrid searches of one collection at once, from one snapshot."""
     _check_results(body, len(body.query_texts), settings)
-    _check_at_most("candidates", body.candidates or 0, settings.max_results)
     results = db.query_hybrid(
         body.collection_name,
         body.query_embeddings,
@@ -587,6 +585,13 @@ def _check_results(body: models.SearchBody, queries: int, settings: Settings) ->
     depth = body.n_results + body.offset
     _check_at_most("n_results and offset together" if body.offset else "n_results", depth, settings.max_results)
     _check_at_most("queries times n_results", queries * depth, BATCH_SHARE * settings.max_results)
+    if isinstance(body, models.VectorSearchBody) and body.mmr:
+        _check_at_most(
+            "queries times mmr.candidates", queries * body.mmr.candidates, BATCH_SHARE * settings.max_results
+        )
+    if isinstance(body, models.HybridSearchBody) and body.candidates:
+        _check_at_most("candidates", body.candidates, settings.max_results)
+        _check_at_most("queries times candidates", queries * body.candidates, BATCH_SHARE * settings.max_results)
 
 
 def _check_at_most(field: str, value: int, most: int) -> None:

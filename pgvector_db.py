@@ -323,7 +323,9 @@ class VectorDB:
     def _update(self, name: str, batch: Batch, encoded: bytes, if_version: int | None) -> dict[str, Any]:
         with self._store.transaction(queries.begin_write) as cur:
             _stage(cur, encoded)
-            bumped = _bump(cur, name, batch, if_version)
+            cur.execute(queries.existing_ids, {"name": name, "ids": list(batch.ids)})
+            # An embedding that is stored nowhere must not become the dimension of a collection that has none yet.
+            bumped = _bump(cur, name, batch if cur.rowcount else None, if_version)
             cur.execute(queries.update_items, {**bumped, "ids": list(batch.ids)})
             updated = {id_ for (id_,) in cur.fetchall()}
         return {
@@ -358,7 +360,8 @@ class VectorDB:
             raise InvalidInput("limit", "must be 1 or more.")
         filter = compiled(where, where_document)
         if ids is not None and (order or cursor):
-            raise InvalidInput("order_by" if order else "cursor", "is for pages; items by id come in the order of ids.")
+            field = "order_by or descending" if order else "cursor"
+            raise InvalidInput(field, "is for pages; items by id come in the order of ids.")
         order = order or Order()
         parts, values = order.sql(None if cursor is None else order.place(cursor))
         with self._store.snapshot(name) as (cur, collection, _), self._store.filtering(cur, filter):

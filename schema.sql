@@ -96,10 +96,10 @@ CREATE UNLOGGED TABLE IF NOT EXISTS vector_incarnation (
 );
 
 -- What a text in the syntax of web searches asks of `tsv`, in the language of a collection. Rules of dashes are no words:
--- PostgreSQL takes each for a NOT, and has room for 32.
+-- PostgreSQL takes each for a NOT, whatever signs stand between them, and has room for 32.
 CREATE OR REPLACE FUNCTION vector_query(name TEXT, words TEXT) RETURNS tsquery
 LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
-    SELECT websearch_to_tsquery(('pg_catalog.' || language)::regconfig, regexp_replace(words, '-[\s-]*-', ' ', 'g'))
+    SELECT websearch_to_tsquery(('pg_catalog.' || language)::regconfig, regexp_replace(words, '-[\s!&|()-]*-', ' ', 'g'))
     FROM vector_collections WHERE collection_name = name
 $$;
 

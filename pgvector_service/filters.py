@@ -65,6 +65,8 @@ def compiled(where: Mapping[str, Any] | None, where_document: Mapping[str, Any] 
 def parse_path(place: str, path: str) -> list[str]:
     r"""The keys of a dotted path from the metadata inwards; a backslash takes what follows literally: `a\.b`."""
     check_text(place, path)
+    if path.startswith("#"):
+        raise InvalidInput(place, r"begins with #, which is for the fields that where knows; for such a key write \#.")
     keys, escaped = [""], False
     for character in path:
         if escaped or character not in "\\.":
@@ -74,6 +76,8 @@ def parse_path(place: str, path: str) -> list[str]:
             escaped = True
         else:
             keys.append("")
+    if escaped:
+        raise InvalidInput(place, "ends with a backslash that has nothing to take literally.")
     if len(keys) > MAX_DEPTH:
         raise InvalidInput(place, f"leads deeper than {MAX_DEPTH} levels.")
     return keys

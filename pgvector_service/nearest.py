@@ -26,13 +26,18 @@ def offer_all(
 ) -> None:
     """Put all rows that match to `top`; brings memory up to date first."""
     loaded = store.cache.loaded(cur, collection, since)
-    if loaded is None and filter is None:
-        loading.stream(cur, collection, top.offer, store.still_alive)
-    elif loaded is None:
-        loading.stream_keys(cur, collection, matching(store, cur, collection, filter), top.offer, store.still_alive)
-    else:
+    # Reading it has taken as long as there were rows; so does a stream.
+    store.limit(cur, store.statement_timeout_s)
+    if loaded:
         for block in _selected(store, cur, loaded, filter).blocks:
             top.offer(block)
+        return
+    if filter:
+        keys = matching(store, cur, collection, filter)
+        loading.stream_keys(cur, collection, keys, top.offer, store.still_alive)
+    else:
+        loading.stream(cur, collection, top.offer, store.still_alive)
+    store.limit(cur, store.statement_timeout_s)
 
 
 def matching(store: Store, cur: cursor, collection: Collection, filter: Filter | None) -> Keys:

@@ -4,6 +4,7 @@ Each takes place in one snapshot: rank candidates, choose among them, read what 
 """
 
 import html
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,10 +15,9 @@ from numpy.typing import NDArray
 from psycopg2.extensions import cursor
 
 from pgvector_service import hybrid, nearest, queries
-from pgvector_service.cache import Superseded
 from pgvector_service.codec import Keys, Rows
 from pgvector_service.diversity import at_most_each
-from pgvector_service.errors import InvalidInput, ItemNotFound
+from pgvector_service.errors import DatabaseBusy, DimensionMismatch, InvalidInput, ItemNotFound
 from pgvector_service.filters import at_path
 from pgvector_service.loading import Collection
 from pgvector_service.nearest import Result
@@ -79,6 +79,8 @@ class Snapshot:
         keys, target = self._mean("", liked)
         if disliked.ids or disliked.embeddings is not None:
             others, away = self._mean("negative.", disliked)
+            if len(away) != len(target):
+                raise DimensionMismatch("negative.embeddings[0]", len(target), len(away))
             keys, target = keys | others, 2 * target - away
         with np.errstate(over="ignore"):
             row = target.astype(np.float32)[None, :]
@@ -137,6 +139,7 @@ class Snapshot:
 
     def _answer(self, rank: Callable[[int], Ranked], highlight: str | None = None) -> Result:
         """`rank(k)` gives the best k candidates; the words of `highlight` are shown in their surroundings."""
+        self._check_time()
         options, groups = self._options, None
         if options.mmr:
             ranked = rank(options.mmr.candidates)
@@ -150,9 +153,7 @@ class Snapshot:
         keys = ranked.keys.tolist()
         rows = self._store.items(self._cur, keys)
         if len(rows) < len(keys):
-            # Somebody has deleted rows past the triggers. Memory is wrong, so read it anew.
-            self._store.cache.forget(self._collection.name)
-            raise Superseded
+            raise self._store.outdated(self._collection.name)
         include = options.include
         vectors_by_key = self._store.embeddings(self._cur, self._collection, keys) if "embeddings" in include else {}
         result = columns([rows[key] for key in keys], include, vectors_by_key, as_json=options.as_json)
@@ -173,6 +174,7 @@ class Snapshot:
         sql, values = at_path(path)
         k = DEEPER * options.depth
         while True:
+            self._check_time()
             ranked = rank(k)
             values["keys"] = as_array(ranked.keys.tolist())
             self._cur.execute(queries.filtered(queries.groups_by_key, None, path=sql), values)
@@ -210,8 +212,7 @@ class Snapshot:
         found, far = hits(more)
         keys, distances = nearest.cut(self._cur, found, far, more)
         if len(keys) < min(len(found), more):
-            self._store.cache.forget(self._collection.name)
-            raise Superseded
+            raise self._store.outdated(self._collection.name)
         order = self._ordered(keys, distances)
         keys, distances = keys[order], distances[order]
         complete = len(keys) < more
@@ -252,6 +253,13 @@ class Snapshot:
             at = np.array(missing, np.int64)[can]
             distances[at] = exact_distances(vectors[can], embedding, self._collection.metric)
         return distances
+
+    def _check_time(self) -> None:
+        """End a request that takes too long with all its queries, or with looking ever deeper for groups."""
+        if time.monotonic() > self._since + self._store.statement_timeout_s:
+            raise DatabaseBusy(
+                "The search takes too long. Ask fewer queries at once, or for fewer candidates or groups."
+            )
 
     def _check(self, embeddings: Rows) -> None:
         wrong = nearest.fault(self._collection, embeddings)

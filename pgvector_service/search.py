@@ -10,7 +10,6 @@ import numpy as np
 from psycopg2.extensions import cursor
 
 from pgvector_service import nearest, queries
-from pgvector_service.cache import Superseded
 from pgvector_service.codec import Rows
 from pgvector_service.codes import DEPTHS
 from pgvector_service.gather import F, Gather
@@ -41,7 +40,8 @@ class Query:
         """Requests of one kind cost about the same and are answered together; many queries are a kind of their own."""
         options = self.options
         alone = len(self.embeddings) > 1 or not options.is_plain
-        return self if alone else (bisect_left(DEPTHS, options.depth), options.exact, options.filter)
+        width = self.embeddings.shape[1]
+        return self if alone else (bisect_left(DEPTHS, options.depth), width, options.exact, options.filter)
 
 
 class Search:
@@ -119,9 +119,7 @@ class Search:
         by_key = self._store.items(cur, keys)
         wanted = sum(min(request.options.depth, len(hit[0])) for request, hits in found for hit in hits)
         if len(by_key) < len(keys) or sum(len(hit[0]) for _, hits in chosen for hit in hits) < wanted:
-            # Somebody has deleted rows past the triggers. Memory is wrong, so read it anew.
-            self._store.cache.forget(collection.name)
-            raise Superseded
+            raise self._store.outdated(collection.name)
         with_vectors = any("embeddings" in request.options.include for request in requests)
         vectors = self._store.embeddings(cur, collection, sorted(keys)) if with_vectors else {}
         return [_results(by_key, vectors, hits, collection, request.options) for request, hits in chosen]

@@ -7,7 +7,9 @@ from pgvector_service.filters import Filter
 from pgvector_service.matrix import Matrix
 
 # Of the bytes of a collection, and at least so many.
-SHARE, LEAST_BYTES = 1 / 16, 2**20
+SHARE, LEAST_BYTES = 1 / 16, 2**18
+# What a remembered filter takes beside its text and its rows, as measured.
+OVERHEAD_BYTES = 1_000
 
 
 class Selections:
@@ -47,4 +49,4 @@ class Selections:
 def _cost(filter: Filter, selected: Matrix) -> int:
     # A filter as large as a request may be is worth remembering less than many small ones.
     text = len(filter.sql) + sum(len(str(value)) for value in filter.values)
-    return text + sum(block.alive.nbytes for block in selected.blocks if block.alive is not None)
+    return OVERHEAD_BYTES + text + sum(block.alive.nbytes for block in selected.blocks if block.alive is not None)

@@ -105,7 +105,7 @@ class Store:
             yield
             return
         seconds = min(REGEX_TIMEOUT_S, self.statement_timeout_s)
-        cur.execute(queries.limited, {"statement_timeout_ms": round(seconds * 1000)})
+        self.limit(cur, seconds)
         at = 0
         try:
             for at, (_, pattern) in enumerate(filter.patterns):  # noqa: B007
@@ -115,9 +115,20 @@ class Store:
         except psycopg2.errors.InvalidRegularExpression as error:
             raise InvalidInput(filter.patterns[at][0], f"PostgreSQL says: {error.diag.message_primary}.") from error
         except psycopg2.errors.QueryCanceled as error:
-            problem = f"takes more than {seconds:g} s; make it simpler, or use $contains or $matches."
+            problem = (
+                f"the request takes more than {seconds:g} s with it; make it simpler, or use $contains or $matches."
+            )
             raise InvalidInput(filter.patterns[at][0], problem) from error
-        cur.execute(queries.limited, {"statement_timeout_ms": round(self.statement_timeout_s * 1000)})
+        self.limit(cur, self.statement_timeout_s)
+
+    def outdated(self, name: str) -> Superseded:
+        """To be raised when rows have been deleted past the triggers: memory is wrong and is to be read anew."""
+        self.cache.forget(name)
+        return Superseded()
+
+    def limit(self, cur: cursor, seconds: float) -> None:
+        """Let the statements of this transaction take so long from now on."""
+        cur.execute(queries.limited, {"statement_timeout_ms": round(seconds * 1000)})
 
     def items(self, cur: cursor, keys: Iterable[int]) -> dict[int, tuple[Any, ...]]:
         """The rows with these keys, as `columns` takes them; without those that do not exist."""

@@ -168,6 +168,14 @@ def test_an_update_is_refused_by_position_and_changes_nothing(db: VectorDB) -> N
     assert stored(db) == before
 
 
+def test_an_update_that_finds_nothing_fixes_no_dimension(db: VectorDB) -> None:
+    db.create_collection("c")
+    answer = db.update_items("c", ["nobody"], embeddings=[[1.0, 2.0]])
+    assert (answer["updated"], answer["missing"]) == (0, ["nobody"])
+    assert db.get_collection("c")["dimension"] is None
+    db.add_with_embeddings("c", ["a"], None, None, [[1.0, 2.0, 3.0]])
+
+
 # Versions
 
 
@@ -275,7 +283,7 @@ def test_a_cursor_of_another_order_is_refused(client: TestClient) -> None:
         refused = client.post("/items/get", json=page | {"cursor": forged})
         assert refused.json()["detail"].startswith("cursor: is not one that this service gave"), forged
     refused = client.post("/items/get", json={"collection_name": "c", "ids": ["a"], "order_by": "n"})
-    assert refused.json()["detail"].startswith("order_by: is for pages")
+    assert refused.json()["detail"].startswith("order_by or descending: is for pages")
 
 
 # Filters and ids together

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
@@ -23,10 +23,12 @@ from conftest import ROOT, Service, wait_until
 from pgvector_db import VectorDB
 from pgvector_service import codes, hybrid, loading
 from pgvector_service.diversity import Mmr
-from pgvector_service.errors import CollectionNotFound, InvalidInput, ItemNotFound
+from pgvector_service.errors import CollectionNotFound, DatabaseBusy, DimensionMismatch, InvalidInput, ItemNotFound
 from pgvector_service.filters import compiled
 from pgvector_service.matrix import Matrix, rankable
+from pgvector_service.pages import Order
 from pgvector_service.ranking import Metric
+from pgvector_service.retrieval import Snapshot
 from pgvector_service.selections import LEAST_BYTES, Selections
 
 Sql = Callable[..., list[tuple[Any, ...]]]
@@ -277,6 +279,7 @@ def test_any_text_can_be_asked_for(db: VectorDB) -> None:
     for text in (
         rule,
         f"{rule} fish",
+        *(f"-{sign}" * 40 + "a" for sign in "!&|() "),
         '"' * 99,
         "or " * 999,
         "(((&|!:*",
@@ -856,7 +859,7 @@ def test_memory_for_remembered_filters_is_bounded(db: VectorDB) -> None:
         assert selections.get(filters[0]) is not None  # what is asked for stays
     held = [filter for filter in filters if selections.get(filter)]
     assert held == [filters[0], *filters[-len(held) + 1 :]]
-    assert 40 < len(held) <= LEAST_BYTES / 20_000
+    assert 8 < len(held) <= LEAST_BYTES / 20_000
     assert 20_000 * len(held) <= selections.nbytes <= LEAST_BYTES
 
 
@@ -1124,3 +1127,48 @@ def test_an_example_runs_and_leaves_nothing_behind(service: Service, name: str, 
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(f"^ *{line.strip()}$", done.stdout, re.MULTILINE), done.stdout
     assert service.client.get("/collections").json()["total"] == 0
+
+
+def test_a_collection_without_a_dimension_refuses_only_what_does_not_fit_together(db: VectorDB) -> None:
+    db.create_collection("c")
+    with pytest.raises(DimensionMismatch, match=r"^negative\.embeddings\[0\]: expected 2"):
+        db.query_similar("c", embeddings=[[1.0, 2.0]], negative_embeddings=[[1.0, 2.0, 3.0]])
+    futures: list[Future[Any]] = [Future() for _ in range(20)]
+    for i, future in enumerate(futures):
+        db.submit_query(future, "c", [[1.0] * (2 + i % 2)])
+    assert all(future.result()[0]["ids"] == [] for future in futures)
+
+
+def test_a_search_that_takes_too_long_is_ended(database: str) -> None:
+    with VectorDB(database, statement_timeout_s=0.2) as db:
+        db.add_with_embeddings("c", ["a", "b"], ["fish", "bird"], None, [[1.0, 0.0], [0.0, 1.0]])
+        db.query_by_vector("c", [[1, 0]])
+        with pytest.raises(DatabaseBusy, match="Ask fewer queries"):
+            db.query_by_text("c", ["fish"] * 2_000)
+
+
+def test_statements_after_a_load_are_bounded(db: VectorDB, monkeypatch: pytest.MonkeyPatch) -> None:
+    db.add_with_embeddings("c", ["a", "b"], ["fish", "bird"], None, [[1.0, 0.0], [0.0, 1.0]])
+    seen = []
+    right = Snapshot._matching
+
+    def matching(self: Snapshot, *arguments: Any) -> Any:
+        self._cur.execute("SHOW statement_timeout")
+        seen.append(self._cur.fetchall()[0][0])
+        return right(self, *arguments)
+
+    monkeypatch.setattr(Snapshot, "_matching", matching)
+    for _ in range(2):
+        db.query_hybrid("c", [[1, 0]], ["fish"])
+    assert seen == ["30s", "30s"]
+
+
+def test_what_is_no_path_is_refused(db: VectorDB) -> None:
+    db.add_with_embeddings("c", ["a"], None, [{"a": 1}], [[1.0, 0.0]])
+    for path, problem in (("#kind", "begins with #"), ("a\\", "ends with a backslash")):
+        with pytest.raises(InvalidInput, match=f"^group_by: {problem}"):
+            db.query_by_vector("c", [[1, 0]], group_by=path)
+        with pytest.raises(InvalidInput, match=f"^order_by: {problem}"):
+            db.get_items("c", order=Order(path))
+    with pytest.raises(InvalidInput, match=r"^where\.a.: ends with a backslash"):
+        db.count_items("c", where={"a\\": 1})
