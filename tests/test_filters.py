@@ -356,29 +356,34 @@ def check(db: VectorDB, name: str, items: Sequence[Item], filter: Filter, tally:
     return len(right)
 
 
-def compare(db: VectorDB, max_examples: int, **more: Any) -> tuple[Tally, list[int]]:
+def look(db: VectorDB, seed: int, tally: Tally | None = None) -> list[int]:
+    """For 40 filters on a new collection how many items match, after the comparison."""
+    maker = Maker(Random(seed))
+    items = maker.items(60)
+    name = stored(db, items)
+    return [check(db, name, items, maker.filter(items), tally) for _ in range(40)]
+
+
+def compare(db: VectorDB, max_examples: int) -> tuple[Tally, list[int]]:
     """Check filters at random; returns how often each operator held and did not, and how many of 60 items matched."""
     tally: Tally = Counter()
     matched: list[int] = []
 
-    @settings(seeded, max_examples=max_examples, **more)
+    @settings(seeded, max_examples=max_examples)
     @given(seed=seeds)
     def run(seed: int) -> None:
-        maker = Maker(Random(seed))
-        items = maker.items(60)
-        name = stored(db, items)
-        matched.extend(check(db, name, items, maker.filter(items), tally) for _ in range(40))
+        matched.extend(look(db, seed, tally))
 
     run()
     return tally, matched
 
 
 def test_every_route_gives_what_the_specification_says(db: VectorDB) -> None:
-    tally, matched = compare(db, max_examples=50)
+    tally, matched = compare(db, max_examples=35)
 
     assert {*filters.METADATA} == {*OF_METADATA}
     assert {*filters.DOCUMENT} == {*OF_DOCUMENT, "$matches"}
-    assert len(matched) >= 50 * 40
+    assert len(matched) >= 35 * 40
     assert sum(0 < some < 60 for some in matched) > len(matched) / 3
     operators = {
         *("$and", "$or", "$not"),
@@ -386,7 +391,7 @@ def test_every_route_gives_what_the_specification_says(db: VectorDB) -> None:
         *(f"where_document {operator}" for operator in {*OF_DOCUMENT, "$not_contains", "$not_regex"}),
     }
     assert {operator for operator, _ in tally} == operators
-    assert all(tally[operator, held] > 50 for operator in operators for held in (True, False)), tally
+    assert all(tally[operator, held] > 25 for operator in operators for held in (True, False)), tally
 
 
 OPERATORS, OF_TEXT, MODULE = filters.METADATA, filters.DOCUMENT, vars(filters)
@@ -418,7 +423,7 @@ def test_a_planted_fault_is_noticed(
 ) -> None:
     monkeypatch.setitem(table, name, fault)
     with pytest.raises(AssertionError):
-        compare(db, 25, derandomize=True, database=None)
+        _ = [look(db, seed) for seed in range(25)]
 
 
 @settings(seeded, max_examples=15)
