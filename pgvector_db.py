@@ -45,7 +45,7 @@ from pgvector_service.options import Narrowing, SearchOptions, checked
 from pgvector_service.pages import Order
 from pgvector_service.pool import ConnectionPool
 from pgvector_service.ranking import Metric
-from pgvector_service.results import columns, metadata
+from pgvector_service.results import columns, read_metadata
 from pgvector_service.retrieval import Examples, Snapshot
 from pgvector_service.search import Query, Search
 from pgvector_service.store import Store, only_value, retried
@@ -364,20 +364,19 @@ class VectorDB:
             raise InvalidInput(field, "is for pages; items by id come in the order of ids.")
         order = order or Order()
         parts, values = order.sql(None if cursor is None else order.place(cursor))
-        with self._store.snapshot(name) as (cur, collection, _), self._store.filtering(cur, filter):
-            values.update(queries.parameters(name, filter), ids=ids and list(ids), limit=limit + 1)
-            more = False
-            if ids is not None:
-                cur.execute(queries.filtered(queries.items_by_id, filter), values)
-                found = {row[1]: row for row in cur.fetchall()}
-                rows = [found[id_] for id_ in dict.fromkeys(ids) if id_ in found]
-            else:
-                cur.execute(queries.filtered(queries.items_after, filter, **parts), values)
+        statement = queries.filtered(queries.items_after if ids is None else queries.items_by_id, filter, **parts)
+        values.update(queries.parameters(name, filter), ids=list(ids or ()), limit=limit + 1)
+        with self._store.snapshot(name) as (cur, collection, _):
+            with self._store.filtering(cur, filter):
+                cur.execute(statement, values)
                 rows = cur.fetchall()
+            if ids is not None:
+                found = {row[1]: row for row in rows}
+                rows, more = [found[id_] for id_ in dict.fromkeys(ids) if id_ in found], False
+            else:
                 rows, more = rows[:limit], len(rows) > limit
-            vectors = (
-                self._store.embeddings(cur, collection, [row[0] for row in rows]) if "embeddings" in include else {}
-            )
+            keys = [row[0] for row in rows]
+            vectors = self._store.embeddings(cur, collection, keys) if "embeddings" in include else {}
         next_cursor = order.cursor(rows[-1][-1], rows[-1][1]) if more else None
         return {**columns(rows, include, vectors), "next_cursor": next_cursor, "version": collection.version}
 
@@ -402,8 +401,7 @@ class VectorDB:
             raise InvalidInput("ids", "or where or where_document must say what to delete.")
         if dry_run:
             counted = self.count_items(name, ids, where=where, where_document=where_document)
-            if if_version not in (None, counted["version"]):
-                raise VersionMismatch(if_version or 0, counted["version"])
+            _check_version(if_version, counted["version"])
             return {"deleted": counted["count"], "version": counted["version"], "dry_run": True}
         check_ids(ids or ())
         filter = compiled(where, where_document)
@@ -450,7 +448,7 @@ class VectorDB:
                         yield {
                             "id": id_,
                             "document": document,
-                            "metadata": metadata(text),
+                            "metadata": read_metadata(text),
                             "embedding": embeddings.get(key),
                             "uri": uri,
                             "media_type": media_type,
@@ -649,6 +647,11 @@ def _check_query_texts(texts: Sequence[str]) -> None:
             raise InvalidInput(f"query_texts[{i}]", "must hold a word to search for.")
 
 
+def _check_version(expected: int | None, found: int) -> None:
+    if expected is not None and expected != found:
+        raise VersionMismatch(expected, found)
+
+
 def _stage(cur: cursor, encoded: bytes) -> None:
     """Copy items into a temporary table: what takes time comes before `_bump` locks the collection's row."""
     cur.execute(queries.stage)
@@ -670,8 +673,7 @@ def _bump(
         return _bump(cur, name, batch, if_version)
     if version is None:
         raise CollectionNotFound  # or somebody has dropped it in between
-    if if_version not in (None, version - 1):
-        raise VersionMismatch(if_version or 0, version - 1)
+    _check_version(if_version, version - 1)
     if batch:
         batch.check_against(dimension, metric)
     return {"name": name, "version": version, "language": language, "now": datetime.now(UTC)}

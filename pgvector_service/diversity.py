@@ -38,9 +38,9 @@ class Mmr:
         The Use of MMR (SIGIR 1998).
         """
         norms = row_norms(vectors)
-        units = (
-            np.where((np.isfinite(norms) & (norms > 0))[:, None], vectors, 0) / np.where(norms > 0, norms, 1)[:, None]
-        )
+        usable = np.isfinite(norms) & (norms > 0)
+        units = np.zeros(vectors.shape)
+        units[usable] = vectors[usable] / norms[usable, None]
         gain = (1 - self.diversity) * scaled(relevance)
         redundancy = np.full(len(vectors), -np.inf)
         chosen = [int(np.argmax(relevance))] if len(vectors) else []

@@ -86,7 +86,7 @@ class ItemsExist(Conflict):
     SHOWN = 10
     SHOWN_CHARACTERS = 80
 
-    def __init__(self, ids: Sequence[str] = ()) -> None:
+    def __init__(self, ids: Sequence[str]) -> None:
         shown = ", ".join(ascii(id_[: self.SHOWN_CHARACTERS]) for id_ in ids[: self.SHOWN])
         more = f" and {len(ids) - self.SHOWN} more" if len(ids) > self.SHOWN else ""
         super().__init__(f"{self.__doc__} They are {shown}{more}.")
@@ -95,7 +95,7 @@ class ItemsExist(Conflict):
 class VersionMismatch(Conflict):
     """The collection has changed since the version that you named, and nothing was written. Read it again."""
 
-    def __init__(self, expected: int = 0, found: int = 0) -> None:
+    def __init__(self, expected: int, found: int) -> None:
         super().__init__(f"{self.__doc__} if_version is {expected}, and the collection is at {found}.")
 
 

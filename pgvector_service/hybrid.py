@@ -20,7 +20,7 @@ def by_rank(sides: list[Ranks], k: float) -> Floats:
 
     Cormack, Clarke and Buettcher, Reciprocal Rank Fusion outperforms Condorcet (SIGIR 2009), where k is 60.
     """
-    fused: Floats = np.sum([np.where(side > 0, 1.0 / np.maximum(k + side, 1e-300), 0.0) for side in sides], axis=0)
+    fused: Floats = np.sum([np.where(side > 0, 1.0 / np.maximum(k + side, 1), 0.0) for side in sides], axis=0)
     return fused
 
 

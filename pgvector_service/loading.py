@@ -107,7 +107,10 @@ def _rankable(
 
 def _copy(cur: cursor, sql: str, collection: Collection, reader: VectorReader, **more: object) -> None:
     # The statement may take as long as rows keep coming; the pool hangs up on a server that falls silent.
+    cur.execute(queries.statement_timeout)
+    limit = cur.fetchall()[0][0]
     cur.execute(queries.unbounded)
     values = {"name": collection.name, "dimension": collection.dimension or 1, **more}
     cur.copy_expert(cur.mogrify(sql, values), reader)
+    cur.execute(queries.limited, {"statement_timeout": limit})
     reader.close()

@@ -147,11 +147,24 @@ class Filtered(Body):
         description="Conditions on the metadata: a value for a key, or an object of $eq $ne $gt $gte $lt $lte $in $nin "
         "$exists $contains $not_contains; with $and $or $not. `a.b` leads into nested objects, `#uri`, `#media_type` "
         "and `#kind` (the media type up to the slash) are the item's own.",
+        examples=[
+            {"year": 2024},
+            {"year": {"$eq": 2024}, "draft": {"$ne": True}},
+            {"year": {"$gt": 2019, "$lt": 2025}, "author.name": {"$gte": "A", "$lte": "M"}},
+            {"lang": {"$in": ["de", "fr"]}, "source": {"$nin": ["web"]}},
+            {"doi": {"$exists": True}, "tags": {"$contains": "nlp", "$not_contains": "survey"}},
+            {"$and": [{"$or": [{"year": 2024}, {"lang": "de"}]}, {"$not": {"#kind": "image"}}]},
+        ],
     )
     where_document: dict[str, Any] | None = Field(
         None,
         description="Conditions on the document: $contains $not_contains $icontains $regex $not_regex $matches (full "
         "text); with $and $or $not.",
+        examples=[
+            {"$contains": "100 %", "$not_contains": "draft"},
+            {"$icontains": "bert", "$regex": "GPT-[34]", "$not_regex": "^Draft"},
+            {"$or": [{"$matches": '"deep learning" -survey'}, {"$and": [{"$not": {"$contains": "BERT"}}]}]},
+        ],
     )
 
 

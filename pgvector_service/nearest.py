@@ -26,21 +26,17 @@ def offer_all(
 ) -> None:
     """Put all rows that match to `top`; brings memory up to date first."""
     loaded = store.cache.loaded(cur, collection, since)
-    # Reading it has taken as long as there were rows; so does a stream.
-    store.limit(cur, store.statement_timeout_s)
     if loaded:
         for block in _selected(store, cur, loaded, filter).blocks:
             top.offer(block)
-        return
-    if filter:
+    elif filter:
         keys = matching(store, cur, collection, filter)
         loading.stream_keys(cur, collection, keys, top.offer, store.still_alive)
     else:
         loading.stream(cur, collection, top.offer, store.still_alive)
-    store.limit(cur, store.statement_timeout_s)
 
 
-def matching(store: Store, cur: cursor, collection: Collection, filter: Filter | None) -> Keys:
+def matching(store: Store, cur: cursor, collection: Collection, filter: Filter) -> Keys:
     """The keys of the rows that match."""
     with store.filtering(cur, filter):
         cur.execute(queries.filtered(queries.keys, filter), queries.parameters(collection.name, filter))
@@ -86,8 +82,10 @@ def near_enough(distances: Floats, collection: Collection, options: Options) -> 
 
 def _selected(store: Store, cur: cursor, loaded: Loaded, filter: Filter | None) -> Matrix:
     """The rows of the collection that match, remembered or found out."""
+    if filter is None:
+        return loaded.matrix
     selected = loaded.selections.get(filter)
-    if selected is None and filter:
+    if selected is None:
         selected = loaded.matrix.among(matching(store, cur, loaded.collection, filter))
         loaded.selections.put(filter, selected)
-    return selected or loaded.matrix
+    return selected

@@ -11,8 +11,11 @@ LOCK TABLE vector_documents IN ACCESS SHARE MODE;
 -- Before a single statement that needs no snapshot beyond its own; the two travel together and commit by themselves.
 SET LOCAL statement_timeout = %(statement_timeout_ms)s;
 
+-- name: statement_timeout
+SHOW statement_timeout;
+
 -- name: limited
-SET LOCAL statement_timeout = %(statement_timeout_ms)s;
+SET LOCAL statement_timeout = %(statement_timeout)s;
 
 -- name: try_pattern
 SELECT '' ~ %(pattern)s;

@@ -27,7 +27,7 @@ def columns(
     if "documents" in include:
         answer["documents"] = [row[2] for row in rows]
     if "metadatas" in include:
-        answer["metadatas"] = [metadata(row[3], as_json) for row in rows]
+        answer["metadatas"] = [read_metadata(row[3], as_json) for row in rows]
     if "embeddings" in include:
         answer["embeddings"] = [vectors.get(row[0]) for row in rows]
     if "uris" in include:
@@ -37,7 +37,7 @@ def columns(
     return answer
 
 
-def metadata(text: str | None, as_json: bool = False) -> Any:
+def read_metadata(text: str | None, as_json: bool = False) -> Any:
     """The metadata; as JSON that need not be parsed only if it is short: see read_json for what else it may hold."""
     if text is None:
         return None

@@ -23,7 +23,7 @@ from pgvector_service.loading import Collection
 from pgvector_service.nearest import Result
 from pgvector_service.options import Options
 from pgvector_service.ranking import Floats, TopK, exact_distances, row_norms, similarities
-from pgvector_service.results import columns, metadata
+from pgvector_service.results import columns, read_metadata
 from pgvector_service.store import Store, as_array
 
 # The first look for groups takes so many times the number of hits that are wanted, each next one so many times more.
@@ -183,7 +183,7 @@ class Snapshot:
             kept = at_most_each(groups, options.group_size)
             if len(kept) >= options.depth or ranked.complete:
                 shown = kept[options.offset : options.depth]
-                return ranked.take(shown), [metadata(groups[i]) for i in shown]
+                return ranked.take(shown), [read_metadata(groups[i]) for i in shown]
             k *= DEEPER
 
     # Candidates

@@ -105,30 +105,18 @@ class Store:
             yield
             return
         seconds = min(REGEX_TIMEOUT_S, self.statement_timeout_s)
-        self.limit(cur, seconds)
-        at = 0
-        try:
-            for at, (_, pattern) in enumerate(filter.patterns):  # noqa: B007
+        cur.execute(queries.limited, {"statement_timeout": round(seconds * 1000)})
+        for place, pattern in filter.patterns:
+            with _blamed(place, seconds):
                 cur.execute(queries.try_pattern, {"pattern": pattern})
-            at = 0
+        with _blamed(filter.patterns[0][0], seconds):
             yield
-        except psycopg2.errors.InvalidRegularExpression as error:
-            raise InvalidInput(filter.patterns[at][0], f"PostgreSQL says: {error.diag.message_primary}.") from error
-        except psycopg2.errors.QueryCanceled as error:
-            problem = (
-                f"the request takes more than {seconds:g} s with it; make it simpler, or use $contains or $matches."
-            )
-            raise InvalidInput(filter.patterns[at][0], problem) from error
-        self.limit(cur, self.statement_timeout_s)
+        cur.execute(queries.limited, {"statement_timeout": round(self.statement_timeout_s * 1000)})
 
     def outdated(self, name: str) -> Superseded:
         """To be raised when rows have been deleted past the triggers: memory is wrong and is to be read anew."""
         self.cache.forget(name)
         return Superseded()
-
-    def limit(self, cur: cursor, seconds: float) -> None:
-        """Let the statements of this transaction take so long from now on."""
-        cur.execute(queries.limited, {"statement_timeout_ms": round(seconds * 1000)})
 
     def items(self, cur: cursor, keys: Iterable[int]) -> dict[int, tuple[Any, ...]]:
         """The rows with these keys, as `columns` takes them; without those that do not exist."""
@@ -172,6 +160,18 @@ class Store:
         if incarnation is None or incarnation != self._incarnation:
             self._incarnation = incarnation
             self.cache.forget_all()
+
+
+@contextmanager
+def _blamed(place: str, seconds: float) -> Iterator[None]:
+    """What goes wrong here, or takes longer than allowed, is due to the regular expression at this place."""
+    try:
+        yield
+    except psycopg2.errors.InvalidRegularExpression as error:
+        raise InvalidInput(place, f"PostgreSQL says: {error.diag.message_primary}.") from error
+    except psycopg2.errors.QueryCanceled as error:
+        problem = f"the request takes more than {seconds:g} s with it; make it simpler, or use $contains or $matches."
+        raise InvalidInput(place, problem) from error
 
 
 class HasStore(Protocol):

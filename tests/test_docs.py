@@ -110,6 +110,18 @@ def test_every_operator_is_in_the_readme_and_does_what_it_says_without_a_key(db:
     assert db.count_items("c", **json.loads(whole))["count"] == 0
 
 
+def test_every_operator_is_in_an_example_of_the_interactive_documentation(client: TestClient) -> None:
+    client.post("/items", json={"collection_name": "c", "ids": ["a"], "embeddings": [[1]]})
+    schema = client.get("/openapi.json").json()["components"]["schemas"]["ItemsCount"]["properties"]
+    for field, table in (("where", filters.METADATA), ("where_document", filters.DOCUMENT)):
+        negations = {negative for negative, positive in filters.NEGATIONS.items() if positive in table}
+        examples = schema[field]["examples"]
+        assert set(re.findall(r"\$\w+", json.dumps(examples))) == {*table, *negations, "$and", "$or", "$not"}
+        for example in examples:
+            answer = client.post("/items/count", json={"collection_name": "c", field: example})
+            assert answer.status_code == 200, example
+
+
 def test_the_plain_sql_example_works(db: VectorDB, sql: Any) -> None:
     (statement,) = re.findall(r"```sql\n(.*?)```", README, re.DOTALL)
     sql(statement)
