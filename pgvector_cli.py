@@ -1,8 +1,10 @@
 """Door 3, shell: the command `pgvector-api`."""
 
 import argparse
+import shutil
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Sequence
 from types import FrameType
@@ -13,7 +15,9 @@ from fastapi import FastAPI
 from pgvector_api import create_app
 from pgvector_service import __version__, logs
 from pgvector_service.embedded import EmbeddedPostgres
-from pgvector_service.settings import Settings, SettingsError
+from pgvector_service.errors import VectorDBError
+from pgvector_service.maintenance import libpq_variables, maintenance
+from pgvector_service.settings import Settings, SettingsError, environment_for_command
 
 # Requests in flight when the service is told to stop; statements are bounded by STATEMENT_TIMEOUT_S in any case.
 GRACEFUL_SHUTDOWN_S = 10
@@ -31,11 +35,58 @@ def main(arguments: Sequence[str] | None = None) -> None:
     serve_command.add_argument("--host", help="API_HOST")
     serve_command.add_argument("--port", type=int, help="API_PORT")
     serve_command.add_argument("--workers", type=int, help="WEB_CONCURRENCY")
+    serve_command.set_defaults(run=_serve)
+    maintenance_command = commands.add_parser(
+        "maintenance", help="run a command, such as a restore, while every service on the database stands aside"
+    )
+    maintenance_command.add_argument(
+        "--wait", type=float, default=60, metavar="SECONDS", help="how long requests may take to end (default: 60)"
+    )
+    maintenance_command.add_argument("command", nargs=argparse.REMAINDER, help="after --: the command to run")
+    maintenance_command.set_defaults(run=_maintain)
     options = parser.parse_args(arguments)
     try:
-        serve(Settings.load(api_host=options.host, api_port=options.port, web_concurrency=options.workers))
-    except SettingsError as error:
+        sys.exit(options.run(options))
+    except (SettingsError, VectorDBError) as error:
         sys.exit(f"pgvector-api: {error}")
+
+
+def _serve(options: argparse.Namespace) -> None:
+    serve(Settings.load(api_host=options.host, api_port=options.port, web_concurrency=options.workers))
+
+
+def _maintain(options: argparse.Namespace) -> int:
+    command = options.command[1:] if options.command[:1] == ["--"] else options.command
+    if not command:
+        raise SettingsError("maintenance: give the command to run after --.")
+    return maintain(Settings.load(), command, options.wait)
+
+
+def maintain(settings: Settings, command: Sequence[str], wait_s: float) -> int:
+    """Run a command during maintenance and return its exit code.
+
+    libpq's variables (PGHOST, ...) lead it to the database; with the embedded PostgreSQL, its programs come first in
+    PATH.
+    """
+    logs.configure("WARNING", settings.log_format)
+    postgres, url = None, settings.database_url
+    try:
+        if url is None:
+            postgres = EmbeddedPostgres(settings.data_dir)
+            url = postgres.start()
+        environment = environment_for_command(libpq_variables(url), postgres.programs if postgres else None)
+        program = shutil.which(command[0], path=environment["PATH"])
+        if program is None:
+            raise SettingsError(f"maintenance: there is no program {command[0]}.")
+        print("Waiting until the requests that are under way have ended ...", file=sys.stderr)
+        with maintenance(url, wait_s):
+            print("Every service refuses requests (503) until the command ends.", file=sys.stderr)
+            code = subprocess.run([program, *command[1:]], env=environment, check=False).returncode  # noqa: S603
+        print(f"The command ended with {code}. Every service goes on within a second.", file=sys.stderr)
+        return code
+    finally:
+        if postgres:
+            postgres.stop()
 
 
 def serve(settings: Settings) -> None:

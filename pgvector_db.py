@@ -129,15 +129,17 @@ class VectorDB:
     def check_health(self) -> dict[str, Any]:
         """Ask the database for a sign of life, on a connection of its own.
 
-        Returns database (bool), pgvector (the version of the extension or None), collections_in_memory, memory_bytes.
+        Returns database (bool), maintenance (bool: requests are refused until it ends), pgvector (the version of the
+        extension or None), collections_in_memory, memory_bytes.
         """
-        alive, pgvector = False, None
+        alive, maintenance, pgvector = False, False, None
         if self._probe:
             try:
                 with self._probe.connection() as conn, conn.cursor() as cur:
-                    cur.execute(queries.pgvector_version)
-                    row = cur.fetchone()
-                    alive, pgvector = True, row[0] if row else None
+                    cur.execute(queries.sign_of_life)
+                    maintenance, pgvector = cur.fetchall()[0]
+                self._store.heed(maintenance)
+                alive = True
             except Unavailable as error:
                 if self._was_alive:
                     log.warning("the database is away: %s", error.__cause__ or error)
@@ -146,6 +148,7 @@ class VectorDB:
         self._was_alive = alive or self._probe is None
         return {
             "database": alive,
+            "maintenance": maintenance,
             "pgvector": pgvector,
             "collections_in_memory": self._store.cache.collections,
             "memory_bytes": self._store.cache.nbytes,

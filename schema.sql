@@ -3,7 +3,7 @@
 -- Needs PostgreSQL 14 or newer and no extension.
 
 -- Tables made from the crash course that this project grew out of have ids unique over all collections and no versions.
--- They are set aside here and copied into the new tables below.
+-- They are set aside here, and what the last step copies into the new tables. It does so in the same run, once and for all.
 DO $$
 BEGIN
     IF EXISTS (SELECT FROM pg_class WHERE oid = to_regclass('vector_collections')) AND NOT EXISTS (
@@ -11,6 +11,7 @@ BEGIN
     ) THEN
         ALTER TABLE vector_collections RENAME TO vector_collections_before;
         ALTER TABLE IF EXISTS vector_documents RENAME TO vector_documents_before;
+        PERFORM set_config('vector.takes_over', 'on', true);
     END IF;
 END $$;
 
@@ -131,10 +132,13 @@ BEGIN
     RETURN bumped;
 END $$;
 
--- A collection that is dropped, renamed or made another one has a new history. (The service never changes a metric.)
+-- A collection that is made, dropped, renamed or given another metric has a new history. So has one whose row a restore
+-- brings back with the epoch that it had.
 CREATE OR REPLACE FUNCTION vector_restart() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
-    PERFORM set_config('vector.v' || md5(OLD.collection_name), '', true);
+    IF TG_OP <> 'INSERT' THEN
+        PERFORM set_config('vector.v' || md5(OLD.collection_name), '', true);
+    END IF;
     IF TG_OP = 'DELETE' THEN
         RETURN OLD;
     END IF;
@@ -190,22 +194,31 @@ CREATE OR REPLACE TRIGGER vector_restart_changed BEFORE UPDATE ON vector_collect
     WHEN ((OLD.collection_name, OLD.metric) IS DISTINCT FROM (NEW.collection_name, NEW.metric)
           OR OLD.dimension <> NEW.dimension OR NEW.dimension IS NULL AND OLD.dimension IS NOT NULL)
     EXECUTE FUNCTION vector_restart();
+CREATE OR REPLACE TRIGGER vector_restart_made BEFORE INSERT ON vector_collections FOR EACH ROW
+    EXECUTE FUNCTION vector_restart();
 CREATE OR REPLACE TRIGGER vector_restart_dropped BEFORE DELETE ON vector_collections FOR EACH ROW
     EXECUTE FUNCTION vector_restart();
 -- ALWAYS: also for a replication worker or a restore that sets session_replication_role.
 ALTER TABLE vector_documents
     ENABLE ALWAYS TRIGGER vector_stamp, ENABLE ALWAYS TRIGGER vector_bury, ENABLE ALWAYS TRIGGER vector_forget;
 ALTER TABLE vector_collections
-    ENABLE ALWAYS TRIGGER vector_restart_changed, ENABLE ALWAYS TRIGGER vector_restart_dropped;
+    ENABLE ALWAYS TRIGGER vector_restart_made, ENABLE ALWAYS TRIGGER vector_restart_changed,
+    ENABLE ALWAYS TRIGGER vector_restart_dropped;
 
+-- The tables that were set aside above. Documents of no collection have no place in the new tables: they stay where they
+-- are, for their owner to look at.
 DO $$
+DECLARE
+    collections BIGINT;
+    documents   BIGINT := 0;
+    left_behind BIGINT := 0;
 BEGIN
-    IF to_regclass('vector_collections_before') IS NOT NULL THEN
-        INSERT INTO vector_collections (collection_name, created_at)
-        SELECT collection_name, coalesce(created_at, now()) FROM vector_collections_before
-        ON CONFLICT DO NOTHING;
-        DROP TABLE vector_collections_before CASCADE;
+    IF current_setting('vector.takes_over', true) IS DISTINCT FROM 'on' THEN
+        RETURN;
     END IF;
+    PERFORM set_config('vector.takes_over', 'off', true);
+    INSERT INTO vector_collections (collection_name, created_at)
+    SELECT collection_name, coalesce(created_at, now()) FROM vector_collections_before;
     IF to_regclass('vector_documents_before') IS NOT NULL THEN
         INSERT INTO vector_collections (collection_name)
         SELECT DISTINCT collection_name FROM vector_documents_before WHERE collection_name IS NOT NULL
@@ -213,11 +226,19 @@ BEGIN
         PERFORM set_config('vector.stamped', 'off', true);
         INSERT INTO vector_documents (id, collection_name, document, metadata, embedding, created_at)
         SELECT id, collection_name, document, metadata, embedding, coalesce(created_at, now())
-        FROM vector_documents_before WHERE collection_name IS NOT NULL
-        ON CONFLICT DO NOTHING;
-        -- Documents of no collection have no place here; their table stays for the owner to look at.
-        IF NOT EXISTS (SELECT FROM vector_documents_before WHERE collection_name IS NULL) THEN
-            DROP TABLE vector_documents_before;
-        END IF;
+        FROM vector_documents_before WHERE collection_name IS NOT NULL;
+        GET DIAGNOSTICS documents = ROW_COUNT;
+        SELECT count(*) INTO left_behind FROM vector_documents_before WHERE collection_name IS NULL;
+    END IF;
+    SELECT count(*) INTO collections FROM vector_collections;
+    DROP TABLE vector_collections_before CASCADE;
+    RAISE WARNING 'taken over from the tables of the crash course: % collection(s), % document(s)',
+        collections, documents;
+    IF left_behind > 0 THEN
+        DELETE FROM vector_documents_before WHERE collection_name IS NOT NULL;
+        RAISE WARNING 'left in vector_documents_before: % document(s) without a collection; look at them, then drop it',
+            left_behind;
+    ELSE
+        DROP TABLE IF EXISTS vector_documents_before;
     END IF;
 END $$;

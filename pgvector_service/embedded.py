@@ -80,6 +80,11 @@ class EmbeddedPostgres:
             ) from error
         return url
 
+    @property
+    def programs(self) -> Path:
+        """The folder of psql, pg_dump, pg_restore and the like, of the version of the started server."""
+        return Path(self._server.bin_path)
+
     def stop(self) -> None:
         """Leave, and stop the server if nobody else uses it."""
         self._lock.release_read_lock()

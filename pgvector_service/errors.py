@@ -12,6 +12,7 @@ VectorDBError
 │   └── VersionMismatch
 ├── PayloadTooLarge
 └── Unavailable             worth another try
+    ├── Maintenance
     ├── DatabaseUnavailable
     ├── PoolExhausted
     ├── Overloaded
@@ -110,6 +111,10 @@ class Unavailable(VectorDBError):
         super().__init__(message)
         # Nothing was committed and the cause has passed: the same work may be run again at once.
         self.undone = undone
+
+
+class Maintenance(Unavailable):
+    """The database is being maintained. Nothing was changed; try again in some seconds."""
 
 
 class DatabaseUnavailable(Unavailable):

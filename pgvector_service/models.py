@@ -669,6 +669,7 @@ class Health(Answer):
     database: bool
     timestamp: datetime
     version: str
+    maintenance: bool = Field(description="Requests are refused with 503 until the maintenance ends.")
     pgvector: str | None = Field(description="The version of the pgvector extension, if the database has it.")
     collections_in_memory: int
     memory_bytes: int
@@ -681,6 +682,7 @@ class Health(Answer):
                     "database": True,
                     "timestamp": "2026-11-22T10:30:00+00:00",
                     "version": "0.1.0",
+                    "maintenance": False,
                     "pgvector": "0.8.6",
                     "collections_in_memory": 1,
                     "memory_bytes": 154800000,

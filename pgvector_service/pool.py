@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg2
+import psycopg2.errors
 import psycopg2.extras
 from psycopg2.extensions import TRANSACTION_STATUS_ACTIVE, TRANSACTION_STATUS_IDLE, cursor
 from psycopg2.extensions import connection as Connection
@@ -28,6 +29,7 @@ from pgvector_service.errors import (
     DatabaseBusy,
     DatabaseUnavailable,
     InvalidInput,
+    Maintenance,
     PoolExhausted,
     Unavailable,
     VectorDBError,
@@ -37,6 +39,9 @@ from pgvector_service.items import read_json
 log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 3
+# SQLSTATEs of statements that meet a schema in the middle of a change, such as a restore: undefined column, function,
+# object and schema, no constraint for ON CONFLICT, and a relation that was dropped under the statement's feet.
+CHANGING = ("42703", "42883", "42704", "3F000", "42P10", "XX000")
 # A server keeps statement_timeout itself; this much later it is taken for dead, not slow.
 STALL_GRACE_S = 5.0
 
@@ -77,11 +82,15 @@ class ConnectionPool:
         """A cursor in a transaction that `begin` (queries.begin_read or begin_write) starts.
 
         The statement `first` travels with it: a round trip costs 20 to 80 us. The transaction commits at the end and is
-        undone by any exception. Raises the errors of `translated`, and CommitUnknown when the connection breaks while a
-        write is being committed.
+        undone by any exception. Raises the errors of `translated`, Maintenance while that keeps transactions out, and
+        CommitUnknown when the connection breaks while a write is being committed.
         """
         with self.connection() as conn, conn.cursor() as cur:
-            cur.execute(begin + first, {"statement_timeout_ms": self._statement_timeout_ms, **(parameters or {})})
+            values = {"statement_timeout_ms": self._statement_timeout_ms, **(parameters or {})}
+            try:
+                cur.execute(begin + queries.enter + first, values)
+            except psycopg2.errors.DivisionByZero as error:
+                raise Maintenance from error
             yield cur
             try:
                 cur.execute("COMMIT")
@@ -226,6 +235,8 @@ def translated(error: psycopg2.Error, *, broken: bool) -> VectorDBError:
         return DatabaseBusy()
     if state == "42P01":
         return DatabaseUnavailable("The database has lost the tables of this service. Restart it to make them anew.")
+    if state in CHANGING:
+        return Unavailable("The tables of this service are being changed. Try again in a moment.")
     if state == "25006":
         return Unavailable("The database accepts no writes just now. Try again in a moment.")
     if state[:2] == "53":

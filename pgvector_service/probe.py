@@ -34,6 +34,7 @@ class Probe:
         self._asked = 0.0
         self._answer: dict[str, Any] = {
             "database": False,
+            "maintenance": False,
             "pgvector": None,
             "collections_in_memory": 0,
             "memory_bytes": 0,

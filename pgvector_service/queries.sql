@@ -7,6 +7,19 @@ BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
 SET LOCAL statement_timeout = %(statement_timeout_ms)s;
 LOCK TABLE vector_documents IN ACCESS SHARE MODE;
 
+-- name: enter
+-- Fails with a division by zero while maintenance holds this lock alone or waits for it; never waits itself. After the
+-- lock on the table, since it takes the snapshot.
+SELECT 1 / pg_try_advisory_xact_lock_shared(7163384623)::INT;
+
+-- name: shut_out
+-- Waits for all transactions that have entered; nobody enters from now on.
+SELECT pg_advisory_lock(7163384623);
+
+-- name: session_limits
+SET lock_timeout = %(lock_timeout_ms)s;
+SET idle_session_timeout = 0;
+
 -- name: one_statement
 -- Before a single statement that needs no snapshot beyond its own; the two travel together and commit by themselves.
 SET LOCAL statement_timeout = %(statement_timeout_ms)s;
@@ -35,6 +48,9 @@ SET LOCAL vector.stamped = on;
 -- name: apply_lock
 SELECT pg_advisory_xact_lock(7163384622);
 
+-- name: warnings_only
+SET LOCAL client_min_messages = warning;
+
 -- name: schema_mark
 SELECT obj_description(to_regclass('vector_collections'), 'pg_class');
 
@@ -47,18 +63,20 @@ SELECT id::TEXT FROM vector_incarnation;
 -- name: name_incarnation
 INSERT INTO vector_incarnation DEFAULT VALUES ON CONFLICT DO NOTHING;
 
--- name: pgvector_version
-SELECT extversion FROM pg_extension WHERE extname = 'vector';
+-- name: sign_of_life
+SELECT NOT pg_try_advisory_xact_lock_shared(7163384623),
+       (SELECT extversion FROM pg_extension WHERE extname = 'vector');
 
 -- name: durability
 SELECT name FROM pg_settings WHERE name IN ('fsync', 'full_page_writes') AND setting = 'off';
 
 -- name: collection
-SELECT collection_name, dimension, metric, version, epoch, tombstone_floor, metadata, created_at, language
+-- A restore that makes the table anew brings old epochs with it; the table's oid tells.
+SELECT collection_name, dimension, metric, version, (tableoid, epoch)::TEXT, tombstone_floor, metadata, created_at, language
 FROM vector_collections WHERE collection_name = %(name)s;
 
 -- name: collections
-SELECT collection_name, dimension, metric, version, epoch, tombstone_floor, metadata, created_at, language,
+SELECT collection_name, dimension, metric, version, (tableoid, epoch)::TEXT, tombstone_floor, metadata, created_at, language,
        (SELECT count(*) FROM vector_documents d WHERE d.collection_name = c.collection_name) AS count
 FROM vector_collections c ORDER BY collection_name LIMIT %(limit)s OFFSET %(offset)s;
 
@@ -186,7 +204,7 @@ SELECT key, id, document, metadata::TEXT, uri, media_type FROM vector_documents 
 -- the rest: the pool's watchdog is enough for a look into two indexes.
 SELECT d.key, d.id, d.document, d.metadata::TEXT, d.uri, d.media_type
 FROM vector_collections c LEFT JOIN vector_documents d ON d.key = ANY(%(keys)s::BIGINT[])
-WHERE c.collection_name = %(name)s AND c.version = %(version)s AND c.epoch = %(epoch)s;
+WHERE c.collection_name = %(name)s AND c.version = %(version)s AND (c.tableoid, c.epoch)::TEXT = %(epoch)s;
 
 -- name: keys
 -- As 8 bytes each in one value, which are read in a tenth of the time that rows take.

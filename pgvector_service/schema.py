@@ -33,5 +33,9 @@ def apply(pool: ConnectionPool) -> None:
         cur.execute(queries.schema_mark)
         if cur.fetchone() != (mark,):
             pool.be_patient(cur)
+            cur.execute(queries.warnings_only)
+            del cur.connection.notices[:]
             cur.execute(sql)
+            for notice in cur.connection.notices:
+                log.warning("upgrading the database: %s", notice.partition(":")[2].strip())
             cur.execute(queries.set_schema_mark, {"mark": mark})

@@ -1,6 +1,7 @@
 """The settings of the service: environment variables first, then the file `.env`, then these defaults."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -21,6 +22,12 @@ def _user_data_dir() -> Path:
 
 class SettingsError(Exception):
     """A setting has a value that cannot be used; the message is one line that names the variable."""
+
+
+def environment_for_command(variables: Mapping[str, str], programs: Path | None) -> dict[str, str]:
+    """The environment of this process for a command that it starts, with `variables`, and `programs` first in PATH."""
+    path = os.environ.get("PATH", os.defpath)
+    return {**os.environ, **variables, "PATH": f"{programs}{os.pathsep}{path}" if programs else path}
 
 
 class Settings(BaseSettings):

@@ -13,7 +13,14 @@ from psycopg2.extensions import cursor
 from pgvector_service import queries, schema
 from pgvector_service.cache import Cache, Loading, Superseded
 from pgvector_service.codec import Keys, RowReader, Rows
-from pgvector_service.errors import CollectionNotFound, DatabaseBusy, DatabaseUnavailable, InvalidInput, Unavailable
+from pgvector_service.errors import (
+    CollectionNotFound,
+    DatabaseBusy,
+    DatabaseUnavailable,
+    InvalidInput,
+    Maintenance,
+    Unavailable,
+)
 from pgvector_service.filters import Filter
 from pgvector_service.items import check_collection_name
 from pgvector_service.loading import Collection
@@ -49,6 +56,7 @@ class Store:
         limit_threads(threads)
         self.cache = Cache(cache_max_bytes, self.still_alive, self._changed)
         self._incarnation: str | None = None
+        self._maintenance = False
         self._pool: ConnectionPool | None = None
         self._upkeep: Upkeep | None = None
 
@@ -77,10 +85,19 @@ class Store:
 
     @property
     def pool(self) -> ConnectionPool:
-        """The connections; raises DatabaseUnavailable while the store is not open."""
+        """The connections; raises DatabaseUnavailable while the store is not open, and Maintenance during one."""
         if self._pool is None:
             raise DatabaseUnavailable
+        if self._maintenance:
+            raise Maintenance
         return self._pool
+
+    def heed(self, maintenance: bool) -> None:
+        """Keep away from the database while it is maintained; afterwards its tables may be others, and older ones."""
+        if self._maintenance and not maintenance and self._pool:
+            schema.apply(self._pool)
+            self.cache.forget_all()
+        self._maintenance = maintenance
 
     def transaction(self, begin: str, first: str = "", **parameters: object) -> AbstractContextManager[cursor]:
         """A cursor in a transaction that `begin` starts and `first`, a statement, travels with."""

@@ -178,7 +178,8 @@ from pgvector_service import queries
 queries._STATEMENTS["items_by_key_if_unchanged"] = queries.items_by_key_if_unchanged.replace("c.version =", "0 <")""",
     "the epoch is not checked": """
 from pgvector_service import queries
-queries._STATEMENTS["items_by_key_if_unchanged"] = queries.items_by_key_if_unchanged.replace("c.epoch =", "''<>")
+statement = queries.items_by_key_if_unchanged.replace("(c.tableoid, c.epoch)::TEXT =", "''<>")
+queries._STATEMENTS["items_by_key_if_unchanged"] = statement
 cache.Loaded.is_of = lambda self, now: self.collection.version == now.version
 cache.Collection.follows = lambda self, other: other.version < self.version""",
     "what a filter matched is remembered for longer than its version": """
