@@ -35,6 +35,7 @@ from pgvector_service.items import (
     Batch,
     check_collection_name,
     check_ids,
+    check_name,
     check_text,
     checked_batch,
     checked_json,
@@ -221,7 +222,7 @@ class VectorDB:
         A new name or language rewrites all its rows. Raises CollectionNotFound, and CollectionExists when `new_name` is
         taken.
         """
-        check_collection_name("name", name)
+        check_name("name", name)
         if new_name is None and metadata is None and language is None:
             raise InvalidInput("new_name", "metadata or language must be given, or there is nothing to change.")
         if new_name is not None:
@@ -248,7 +249,7 @@ class VectorDB:
     @retried
     def delete_collection(self, name: str) -> None:
         """Delete a collection and all its items. Raises CollectionNotFound."""
-        check_collection_name("name", name)
+        check_name("name", name)
         with self._store.transaction(queries.begin_write) as cur:
             self._store.pool.be_patient(cur)
             cur.execute(queries.delete_collection, {"name": name})
@@ -279,7 +280,7 @@ class VectorDB:
         InvalidInput and DimensionMismatch, naming field and position, VersionMismatch when the collection is not at
         `if_version`, and CommitUnknown.
         """
-        check_collection_name("collection_name", name)
+        check_name("collection_name", name)
         if mode not in get_args(Mode):
             raise InvalidInput("mode", f"must be one of {', '.join(get_args(Mode))}.")
         batch = checked_batch(ids, documents, metadatas, embeddings, uris, media_types)
@@ -297,7 +298,8 @@ class VectorDB:
                     raise ItemsExist([id_ for id_ in batch.ids if id_ in existing])
             cur.execute(queries.upsert if mode == "upsert" else queries.insert_new, bumped)
             added, updated = cur.fetchall()[0]
-        answer = {"collection_name": name, "added": added, "updated": updated, "version": bumped["version"]}
+            version = _settled(cur, bumped, added + updated)
+        answer = {"collection_name": name, "added": added, "updated": updated, "version": version}
         return {**answer, "ignored": len(batch.ids) - added} if mode == "ignore" else answer
 
     def update_items(
@@ -315,10 +317,10 @@ class VectorDB:
         """Change only what is given of existing items, all or none; None leaves as it is what it stands for.
 
         Metadata are merged key by key, on their first level; a key whose new value is None is removed. Returns
-        `{"collection_name", "updated", "missing", "version"}`, where `missing` lists the ids that do not exist. Raises
-        what `add_with_embeddings` does, and CollectionNotFound.
+        `{"collection_name", "updated", "missing", "version"}`: `updated` counts the items of which something was given,
+        and `missing` lists the ids that do not exist. Raises what `add_with_embeddings` does, and CollectionNotFound.
         """
-        check_collection_name("collection_name", name)
+        check_name("collection_name", name)
         batch = checked_batch(ids, documents, metadatas, embeddings, uris, media_types, partial=True)
         return self._update(name, batch, batch.encoded(), if_version)
 
@@ -330,13 +332,11 @@ class VectorDB:
             # An embedding that is stored nowhere must not become the dimension of a collection that has none yet.
             bumped = _bump(cur, name, batch if cur.rowcount else None, if_version)
             cur.execute(queries.update_items, {**bumped, "ids": list(batch.ids)})
-            updated = {id_ for (id_,) in cur.fetchall()}
-        return {
-            "collection_name": name,
-            "updated": len(updated),
-            "missing": [id_ for id_ in batch.ids if id_ not in updated],
-            "version": bumped["version"],
-        }
+            changed = dict(cur.fetchall())
+            updated = sum(changed.values())
+            version = _settled(cur, bumped, updated)
+        missing = [id_ for id_ in batch.ids if id_ not in changed]
+        return {"collection_name": name, "updated": updated, "missing": missing, "version": version}
 
     @retried
     def get_items(
@@ -399,7 +399,7 @@ class VectorDB:
         Returns `{"deleted": n, "version"}`. With `dry_run` nothing is deleted, only counted, and "dry_run" is in the
         answer.
         """
-        check_collection_name("collection_name", name)
+        check_name("collection_name", name)
         if ids is None and where is None and where_document is None:
             raise InvalidInput("ids", "or where or where_document must say what to delete.")
         if dry_run:
@@ -413,7 +413,8 @@ class VectorDB:
             values = {**bumped, **queries.parameters(name, filter), "ids": None if ids is None else list(ids)}
             with self._store.filtering(cur, filter):
                 cur.execute(queries.filtered(queries.delete_items, filter), values)
-                return {"deleted": only_value(cur), "version": bumped["version"]}
+                deleted = only_value(cur)
+            return {"deleted": deleted, "version": _settled(cur, bumped, deleted)}
 
     @retried
     def count_items(
@@ -500,7 +501,7 @@ class VectorDB:
         Returns at once. Queries that are submitted while others of the same collection run are answered together after
         them. With `as_json` metadata may come as an orjson.Fragment, which saves parsing and writing it.
         """
-        check_collection_name("collection_name", name)
+        check_name("collection_name", name)
         embeddings = checked_matrix("query_embeddings", query_embeddings)
         query = Query(embeddings, checked(n_results, include, options, as_json=as_json))
         if self._search is None:
@@ -672,6 +673,7 @@ def _bump(
     cur.execute(queries.bump, {"name": name, "width": width})
     version, dimension, metric, language = cur.fetchall()[0]
     if version is None and create:
+        check_collection_name("collection_name", name)
         _create(cur, name, width, "cosine", b"{}")
         return _bump(cur, name, batch, if_version)
     if version is None:
@@ -680,3 +682,12 @@ def _bump(
     if batch:
         batch.check_against(dimension, metric)
     return {"name": name, "version": version, "language": language, "now": datetime.now(UTC)}
+
+
+def _settled(cur: cursor, bumped: Mapping[str, Any], changed: int) -> int:
+    """The version after a write that has changed so many rows: one that has changed none raises no version."""
+    version: int = bumped["version"]
+    if changed:
+        return version
+    cur.execute(queries.take_back_bump)
+    return version - 1

@@ -91,12 +91,24 @@ def check_query_text(place: str, text: str) -> None:
 
 
 def at_path(path: Sequence[str]) -> tuple[str, dict[str, str]]:
-    """What lies at a path in the metadata as SQL, with its parameters; NULL where there is nothing.
+    """What lies at a path in the metadata as SQL, with its parameters; NULL where there is nothing."""
+    parameters: dict[str, str] = {}
 
-    `->` with a text leads into objects only, where `#>` would take "0" for the first entry of an array.
+    def name(value: str) -> str:
+        parameters[f"step{len(parameters)}"] = value
+        return f"%(step{len(parameters) - 1})s"
+
+    return _lookup(path, name), parameters
+
+
+def _lookup(path: Sequence[str], place: Callable[[str], str]) -> str:
+    """SQL for what lies at a path; `place` takes a parameter and gives what stands for it.
+
+    A key that holds the dots itself comes first: `{"a.b": 1}` before `{"a": {"b": 1}}`. `->` with a text leads into
+    objects only, where `#>` would take "0" for the first entry of an array.
     """
-    steps = {f"step{i}": key for i, key in enumerate(path)}
-    return "metadata" + "".join(f" -> %({name})s::text" for name in steps), steps
+    nested = "metadata" + "".join(f" -> {place(key)}::text" for key in path)
+    return nested if len(path) == 1 else f"coalesce(metadata -> {place('.'.join(path))}::text, {nested})"
 
 
 class _Compiler:
@@ -144,7 +156,7 @@ class _Compiler:
             subject = _Subject(FIELDS[key], None)
         else:
             path = parse_path(place, key)
-            subject = _Subject("metadata" + "".join(f" -> {self._value(step)}::text" for step in path), path)
+            subject = _Subject(_lookup(path, self._value), path)
         if not isinstance(condition, Mapping):
             if isinstance(condition, list | tuple):
                 raise InvalidInput(place, "is compared with a list; use $in, or $contains for an entry of an array.")
@@ -179,7 +191,7 @@ class _Compiler:
         _check_scalar(place, operand)
         if subject.path is None:
             return f"{subject.sql} = {self._json(operand)}"
-        return f"metadata @> {self._json(subject.holding(operand))}"
+        return self._holds(subject.path, [operand])
 
     def among(self, place: str, subject: "_Subject", operand: Any) -> str:
         """The value is there and one of a list."""
@@ -190,22 +202,21 @@ class _Compiler:
             _check_scalar(f"{place}[{i}]", one)
         if subject.path is None:
             return f"{subject.sql} = ANY ({self._jsons(operand)})"
-        return f"metadata @> ANY ({self._jsons([subject.holding(one) for one in operand])})"
+        return self._holds(subject.path, operand)
 
     def member(self, place: str, subject: "_Subject", operand: Any) -> str:
         """The value is an array that has this entry."""
         _check_scalar(place, operand)
         if subject.path is None:
             raise InvalidInput(place, "is for arrays in the metadata.")
-        return f"metadata @> {self._json(subject.holding([operand]))}"
+        return self._holds(subject.path, [[operand]])
 
     def compared(self, place: str, subject: "_Subject", operand: Any, sign: str) -> str:
         """The value is of the operand's type, a number or a string, and stands on the right side of it."""
         _check_scalar(place, operand)
         if isinstance(operand, str):
             # By code point, in a database of any locale.
-            text = f"""({subject.sql} #>> '{{}}') COLLATE "C" {sign} {self._value(operand)}"""
-            return f"CASE WHEN jsonb_typeof({subject.sql}) = 'string' THEN {text} END"
+            return self.string(place, subject, operand, f'{{0}} COLLATE "C" {sign} {{1}}')
         if operand is None or isinstance(operand, bool):
             raise InvalidInput(place, "must be a number or a string.")
         return f"(jsonb_typeof({subject.sql}) = 'number' AND {subject.sql} {sign} {self._json(operand)})"
@@ -215,6 +226,19 @@ class _Compiler:
         if not isinstance(operand, bool):
             raise InvalidInput(place, "must be true or false.")
         return f"{subject.sql} IS {'NOT ' if operand else ''}NULL"
+
+    def string(self, place: str, subject: "_Subject", operand: Any, template: str) -> str:
+        """The value is a string, and it and the operand are as the template says."""
+        check_text(place, operand)
+        text = template.format(f"({subject.sql} #>> '{{}}')", self._value(operand))
+        return f"CASE WHEN jsonb_typeof({subject.sql}) = 'string' THEN {text} END"
+
+    def like(self, place: str, subject: "_Subject", operand: Any) -> str:
+        """The value is a string that looks like a pattern of SQL: % is any text, _ any character."""
+        check_text(place, operand)
+        if (len(operand) - len(operand.rstrip("\\"))) % 2:
+            raise InvalidInput(place, r"ends with a backslash that has nothing to take literally; write \\ for one.")
+        return self.string(place, subject, operand, '{0} COLLATE "C" LIKE {1}')
 
     def text(self, place: str, operand: Any, template: str) -> str:
         """The document and a text, as the template says."""
@@ -227,11 +251,22 @@ class _Compiler:
         # In a subquery it is computed once and not for every row.
         return self.text(place, operand, "tsv @@ (SELECT vector_query(%(name)s, {}))")
 
-    def regex(self, place: str, operand: Any) -> str:
-        """The document has a match of a regular expression of PostgreSQL."""
-        sql = self.text(place, operand, "document ~ {}")
+    def pattern(self, place: str, operand: Any, sql: str) -> str:
+        """`sql`, in which the operand is a regular expression of PostgreSQL."""
         self.patterns.append((place, operand))
         return sql
+
+    def _holds(self, path: Sequence[str], values: Sequence[Any]) -> str:
+        """One of the values lies at the path, or is part of what does: by the GIN index."""
+
+        def contains(path: Sequence[str]) -> str:
+            objects = [_at(path, value) for value in values]
+            return f"metadata @> {self._json(objects[0]) if len(values) == 1 else f'ANY ({self._jsons(objects)})'}"
+
+        if len(path) == 1:
+            return contains(path)
+        key = ".".join(path)
+        return f"({contains([key])} OR {contains(path)} AND NOT metadata ? {self._value(key)})"
 
     def _count(self, place: str) -> None:
         self._terms += 1
@@ -256,18 +291,16 @@ class _Subject:
     sql: str
     path: Sequence[str] | None
 
-    def holding(self, value: Any) -> Any:
-        """The smallest metadata that has `value` at the path: what contains it matches, by the GIN index."""
-        for key in reversed(self.path or ()):
-            value = {key: value}
-        return value
-
 
 _Operator = Callable[[_Compiler, str, _Subject, Any], str]
 
 
 def _comparison(sign: str) -> _Operator:
     return lambda compiler, place, subject, operand: compiler.compared(place, subject, operand, sign)
+
+
+def _string(template: str) -> _Operator:
+    return lambda compiler, place, subject, operand: compiler.string(place, subject, operand, template)
 
 
 def _text(template: str) -> _Operator:
@@ -283,13 +316,27 @@ METADATA: dict[str, _Operator] = {
     "$lte": _comparison("<="),
     "$exists": _Compiler.exists,
     "$contains": _Compiler.member,
+    "$prefix": _string("starts_with({0}, {1})"),
+    "$like": _Compiler.like,
+    "$regex": lambda compiler, place, subject, operand: compiler.pattern(
+        place, operand, compiler.string(place, subject, operand, "{0} ~ {1}")
+    ),
 }
 DOCUMENT: dict[str, _Operator] = {
     "$contains": _text("strpos(document, {}) > 0"),
     "$icontains": _text("strpos(lower(document), lower({})) > 0"),
-    "$regex": lambda compiler, place, _, operand: compiler.regex(place, operand),
+    "$regex": lambda compiler, place, _, operand: compiler.pattern(
+        place, operand, compiler.text(place, operand, "document ~ {}")
+    ),
     "$matches": lambda compiler, place, _, operand: compiler.words(place, operand),
 }
+
+
+def _at(path: Sequence[str], value: Any) -> Any:
+    """The smallest metadata that has `value` at the path."""
+    for key in reversed(path):
+        value = {key: value}
+    return value
 
 
 def _not(sql: str) -> str:

@@ -144,7 +144,10 @@ def check_name(field: str, name: str) -> None:
 
 
 def check_collection_name(field: str, name: str) -> None:
-    """Refuse what could not stand in the path of a URL, beside what `check_name` refuses."""
+    """Refuse for a new collection what gets lost in the path of a URL on its way through proxies and clients.
+
+    Plain SQL, and the crash course, may have made collections of such names; those can be used and renamed.
+    """
     check_name(field, name)
     if "/" in name or name in (".", ".."):
         raise InvalidInput(field, "must not contain '/', nor be '.' or '..'.")

@@ -124,7 +124,11 @@ CREATE TEMP TABLE vector_staging (
 COPY vector_staging (id, document, uri, media_type, metadata, embedding) FROM STDIN (FORMAT binary);
 
 -- name: bump
+SAVEPOINT before_bump;
 SELECT version, dimension, metric, language FROM vector_bump(%(name)s, %(width)s);
+
+-- name: take_back_bump
+ROLLBACK TO SAVEPOINT before_bump;
 
 -- name: upsert
 -- Sorted by id, so that writers who share ids lock them in one order.
@@ -157,22 +161,27 @@ SELECT count(*), 0 FROM written;
 SELECT id FROM vector_documents WHERE collection_name = %(name)s AND id = ANY(%(ids)s);
 
 -- name: update_items
--- NULL stands for what is not to change. The ids come twice, so that rows are found by the index whatever the planner
--- thinks of the temporary table.
-UPDATE vector_documents d SET
-    document = coalesce(s.document, d.document),
-    uri = coalesce(s.uri, d.uri),
-    media_type = coalesce(s.media_type, d.media_type),
-    metadata = CASE WHEN s.metadata IS NULL THEN d.metadata ELSE
-        (coalesce(d.metadata, '{}') || s.metadata)
-        - ARRAY(SELECT key FROM jsonb_each(s.metadata) AS given (key, value) WHERE value = 'null')
-    END,
-    embedding = coalesce(s.embedding, d.embedding),
-    version = %(version)s,
-    updated_at = %(now)s
-FROM vector_staging s
-WHERE d.collection_name = %(name)s AND d.id = s.id AND d.id = ANY(%(ids)s)
-RETURNING d.id;
+-- The items that exist, and whether each was changed. NULL stands for what is not to change; NULLs alone change nothing.
+-- The ids come twice, so that rows are found by the index whatever the planner thinks of the temporary table.
+WITH updated AS (
+    UPDATE vector_documents d SET
+        document = coalesce(s.document, d.document),
+        uri = coalesce(s.uri, d.uri),
+        media_type = coalesce(s.media_type, d.media_type),
+        metadata = CASE WHEN s.metadata IS NULL THEN d.metadata ELSE
+            (coalesce(d.metadata, '{}') || s.metadata)
+            - ARRAY(SELECT key FROM jsonb_each(s.metadata) AS given (key, value) WHERE value = 'null')
+        END,
+        embedding = coalesce(s.embedding, d.embedding),
+        version = %(version)s,
+        updated_at = %(now)s
+    FROM vector_staging s
+    WHERE d.collection_name = %(name)s AND d.id = s.id AND d.id = ANY(%(ids)s)
+        AND num_nonnulls(s.document, s.uri, s.media_type, s.metadata, s.embedding) > 0
+    RETURNING d.id
+)
+SELECT id, updated.id IS NOT NULL
+FROM vector_documents LEFT JOIN updated USING (id) WHERE collection_name = %(name)s AND id = ANY(%(ids)s);
 
 -- name: delete_items
 WITH deleted AS (

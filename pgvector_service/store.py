@@ -22,7 +22,7 @@ from pgvector_service.errors import (
     Unavailable,
 )
 from pgvector_service.filters import Filter
-from pgvector_service.items import check_collection_name
+from pgvector_service.items import check_name
 from pgvector_service.loading import Collection
 from pgvector_service.pool import ConnectionPool
 from pgvector_service.ranking import limit_threads
@@ -106,7 +106,7 @@ class Store:
     @contextmanager
     def snapshot(self, name: str) -> Iterator[tuple[cursor, Collection, float]]:
         """A cursor in a read-only snapshot, the collection in it, and a time before it was taken."""
-        check_collection_name("collection_name", name)
+        check_name("collection_name", name)
         since = time.monotonic()
         with self.transaction(queries.begin_read, queries.collection, name=name) as cur:
             row = cur.fetchone()
