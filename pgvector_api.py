@@ -22,8 +22,9 @@ from starlette.responses import RedirectResponse, Response, StreamingResponse
 from pgvector_db import VectorDB
 from pgvector_service import __version__, models, problems
 from pgvector_service.errors import CollectionExists, Conflict, InvalidInput, ItemNotFound
+from pgvector_service.items import checked_metric
 from pgvector_service.json_route import JsonRoute
-from pgvector_service.middleware import RequestMiddleware
+from pgvector_service.middleware import ENCODED_SLASH, RequestMiddleware
 from pgvector_service.pages import Order
 from pgvector_service.probe import Probe
 from pgvector_service.settings import Settings, SettingsError
@@ -43,18 +44,25 @@ class Answer(Response):
         return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-class _AnyId(Convertor[str]):
+class _Name(Convertor[str]):
+    """A collection's name in a path, in which a slash was sent as %2F."""
+
+    regex = "[^/]+"
+
+    def convert(self, value: str) -> str:
+        return value.replace(ENCODED_SLASH, "/")
+
+    def to_string(self, value: str) -> str:
+        return value.replace("/", ENCODED_SLASH)
+
+
+class _AnyId(_Name):
     """An id in a path: everything up to the end, slashes and line breaks too."""
 
     regex = "(?s:.+)"
 
-    def convert(self, value: str) -> str:
-        return value
 
-    def to_string(self, value: str) -> str:
-        return value
-
-
+register_url_convertor("name", _Name())
 register_url_convertor("any", _AnyId())
 
 
@@ -122,8 +130,9 @@ def create_collection(body: models.NewCollection, db: Database) -> Response:
         if not body.get_or_create:
             raise CollectionExists(f"{CollectionExists.__doc__} Or send get_or_create to use it as it is.") from None
     collection = db.get_collection(body.name)
-    for field in body.model_fields_set & {"dimension", "metric", "language"}:
-        if getattr(body, field) not in (None, collection[field]):
+    wanted = {"dimension": body.dimension, "metric": checked_metric("metric", body.metric), "language": body.language}
+    for field in body.model_fields_set & wanted.keys():
+        if wanted[field] not in (None, collection[field]):
             raise Conflict(f"The collection exists with another {field}: {collection[field]}.")
     return Answer(collection)
 
@@ -139,7 +148,10 @@ def list_collections(
 
 
 @router.get(
-    "/collections/{name}", tags=["collections"], response_model=models.Collection, responses=_problems(404, 422, 503)
+    "/collections/{name:name}",
+    tags=["collections"],
+    response_model=models.Collection,
+    responses=_problems(404, 422, 503),
 )
 def get_collection(name: Name, db: Database) -> Response:
     """One collection: its dimension and metric, how many items it has, and how many of them cannot be searched."""
@@ -147,18 +159,21 @@ def get_collection(name: Name, db: Database) -> Response:
 
 
 @with_body.patch(
-    "/collections/{name}",
+    "/collections/{name:name}",
     tags=["collections"],
     response_model=models.Collection,
     responses=_problems(404, 409, 413, 422, 503),
 )
 def update_collection(name: Name, body: models.CollectionChange, db: Database) -> Response:
-    """Rename a collection, replace its metadata, change its language; the first and the last rewrite all its rows."""
-    return Answer(db.update_collection(name, body.new_name, body.metadata, body.language))
+    """Rename a collection, replace its metadata, change its language or its metric.
+
+    A new name or language rewrites all its rows; under a new metric the next search reads them anew.
+    """
+    return Answer(db.update_collection(name, body.new_name, body.metadata, body.language, body.metric))
 
 
 @router.delete(
-    "/collections/{name}",
+    "/collections/{name:name}",
     tags=["collections"],
     status_code=204,
     response_class=Response,
@@ -171,7 +186,7 @@ def delete_collection(name: Name, db: Database) -> Response:
 
 
 @router.get(
-    "/collections/{name}/export",
+    "/collections/{name:name}/export",
     tags=["collections"],
     response_class=StreamingResponse,
     responses={
@@ -287,7 +302,7 @@ def delete_items(body: models.ItemsDeletion, db: Database) -> Response:
 
 
 @router.get(
-    "/collections/{name}/items/{item_id:any}",
+    "/collections/{name:name}/items/{item_id:any}",
     tags=["items"],
     response_model=models.Item,
     responses=_problems(404, 422, 503),
@@ -311,7 +326,7 @@ def get_item(name: Name, item_id: ItemId, db: Database) -> Response:
 
 
 @router.delete(
-    "/collections/{name}/items/{item_id:any}",
+    "/collections/{name:name}/items/{item_id:any}",
     tags=["items"],
     status_code=204,
     response_class=Response,

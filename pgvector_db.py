@@ -40,12 +40,13 @@ from pgvector_service.items import (
     checked_batch,
     checked_json,
     checked_matrix,
+    checked_metric,
 )
 from pgvector_service.loading import Collection
 from pgvector_service.options import Narrowing, SearchOptions, checked
 from pgvector_service.pages import Order
 from pgvector_service.pool import ConnectionPool
-from pgvector_service.ranking import Metric
+from pgvector_service.ranking import Metric, MetricName
 from pgvector_service.results import columns, read_metadata
 from pgvector_service.retrieval import Examples, Snapshot
 from pgvector_service.search import Query, Search
@@ -162,7 +163,7 @@ class VectorDB:
         self,
         name: str,
         dimension: int | None = None,
-        metric: Metric = "cosine",
+        metric: MetricName = "cosine",
         metadata: Mapping[str, Any] | None = None,
         language: str = "english",
     ) -> dict[str, Any]:
@@ -172,14 +173,13 @@ class VectorDB:
         german, simple, ...; `SELECT cfgname FROM pg_ts_config` names them).
         """
         check_collection_name("name", name)
-        if metric not in get_args(Metric):
-            raise InvalidInput("metric", f"must be one of {', '.join(get_args(Metric))}.")
+        canonical = checked_metric("metric", metric)
         if dimension is not None and not 1 <= dimension <= MAX_DIMENSION:
             raise InvalidInput("dimension", f"must be 1 to {MAX_DIMENSION}.")
         text = checked_json("metadata", metadata or {})
         with self._store.transaction(queries.begin_write) as cur:
             _check_language(cur, language)
-            if not _create(cur, name, dimension, metric, text, language):
+            if not _create(cur, name, dimension, canonical, text, language):
                 raise CollectionExists
             cur.execute(queries.collection, {"name": name})
             return self._describe(Collection(*cur.fetchall()[0]), 0)
@@ -216,24 +216,27 @@ class VectorDB:
         new_name: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         language: str | None = None,
+        metric: MetricName | None = None,
     ) -> dict[str, Any]:
-        """Rename a collection, replace its metadata, change its language, or several of these.
+        """Rename a collection, replace its metadata, change its language or metric, or several of these.
 
-        A new name or language rewrites all its rows. Raises CollectionNotFound, and CollectionExists when `new_name` is
-        taken.
+        A new name or language rewrites all its rows. Under a new metric searches read the collection anew, and under
+        cosine they leave out embeddings that are all zeros. Raises CollectionNotFound, and CollectionExists when
+        `new_name` is taken.
         """
         check_name("name", name)
-        if new_name is None and metadata is None and language is None:
-            raise InvalidInput("new_name", "metadata or language must be given, or there is nothing to change.")
+        if new_name is None and metadata is None and language is None and metric is None:
+            raise InvalidInput("new_name", "metadata, language or metric must be given, or nothing is to change.")
         if new_name is not None:
             check_collection_name("new_name", new_name)
         text = None if metadata is None else checked_json("metadata", metadata).decode()
+        canonical = None if metric is None else checked_metric("metric", metric)
         with self._store.transaction(queries.begin_write) as cur:
             if language is not None:
                 _check_language(cur, language)
             if new_name is not None or language is not None:
                 self._store.pool.be_patient(cur)
-            values = {"name": name, "new_name": new_name, "metadata": text, "language": language}
+            values = {"name": name, "new_name": new_name, "metadata": text, "language": language, "metric": canonical}
             cur.execute(queries.update_collection, values)
             if not cur.rowcount:
                 raise CollectionNotFound

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Any
+from typing import Any, cast, get_args
 
 import numpy as np
 import orjson
@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from pgvector_service.codec import NULL, Fields, Rows, encode_arrays, encode_items
 from pgvector_service.errors import DimensionMismatch, InvalidInput
-from pgvector_service.ranking import Metric, row_norms
+from pgvector_service.ranking import ALIASES, Metric, MetricName, row_norms
 
 MAX_NAME_BYTES = 512
 MAX_DIMENSION = 16_384
@@ -151,6 +151,14 @@ def check_collection_name(field: str, name: str) -> None:
     check_name(field, name)
     if "/" in name or name in (".", ".."):
         raise InvalidInput(field, "must not contain '/', nor be '.' or '..'.")
+
+
+def checked_metric(field: str, name: str) -> Metric:
+    """The metric of this name or alias."""
+    metric = ALIASES.get(name, name) if isinstance(name, str) else None
+    if metric not in get_args(Metric):
+        raise InvalidInput(field, f"must be one of {', '.join(get_args(MetricName))}.")
+    return cast(Metric, metric)
 
 
 def checked_json(field: str, data: Mapping[str, Any]) -> bytes:

@@ -30,7 +30,7 @@ class JsonRoute(APIRoute):
         super().__init__(path, endpoint, **options)
         parameters = inspect.signature(endpoint).parameters
         self._model: type[BaseModel] = parameters["body"].annotation
-        self._state = [name for name in parameters if name != "body" and f"{{{name}}}" not in path]
+        self._state = [name for name in parameters if name != "body" and name not in self.param_convertors]
         self._is_async = inspect.iscoroutinefunction(endpoint)
 
     @property

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import unquote
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,6 +18,8 @@ from pgvector_service.json_route import JsonRoute
 log = logging.getLogger("pgvector_service.requests")
 
 SLOW_S = 1.0
+# Stands for %2F in the path of a request. Half of a surrogate pair: no decoded URL holds one.
+ENCODED_SLASH = "\ud82f"
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -39,6 +42,10 @@ class RequestMiddleware:
             await self.app(scope, receive, send)
             return
         begin = time.perf_counter()
+        raw_path = scope.get("raw_path", b"")
+        # With a slash at the end the framework may redirect, for which it has to write the path down.
+        if b"%2f" in raw_path.lower() and not raw_path.endswith(b"/"):
+            scope = {**scope, "path": _with_encoded_slashes(raw_path)}  # a copy: the server writes its own down
         request_id = _request_id(scope)
         scope.setdefault("state", {})["request_id"] = request_id
         status = 0
@@ -70,6 +77,12 @@ class RequestMiddleware:
             await problems.answer(error, request_id)(scope, receive, send_noted)
         finally:
             _log(scope, status, time.perf_counter() - begin, request_id)
+
+
+def _with_encoded_slashes(raw_path: bytes) -> str:
+    """The path decoded, but for its encoded slashes: they belong to a name and do not divide it."""
+    pieces = re.split("%2f", raw_path.decode("ascii", "replace"), flags=re.IGNORECASE)
+    return ENCODED_SLASH.join(map(unquote, pieces))
 
 
 def _request_id(scope: Scope) -> str:

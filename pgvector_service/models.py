@@ -7,7 +7,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, WithJsonSchema
 
 from pgvector_service.diversity import Mmr
 from pgvector_service.options import SearchOptions
-from pgvector_service.ranking import Metric
+from pgvector_service.ranking import Metric, MetricName
 
 _VECTOR = {
     "anyOf": [
@@ -55,7 +55,7 @@ class NewCollection(Body):
 
     name: str = Field(validation_alias=AliasChoices("name", "collection_name"))
     dimension: int | None = Field(None, description="Fixed by the first write when left out.")
-    metric: Metric = "cosine"
+    metric: MetricName = Field("cosine", description="l2, l1 and dot are other names of euclidean, manhattan and ip.")
     language: str = Field("english", description="A text search configuration of PostgreSQL, for full text search.")
     metadata: dict[str, Any] | None = None
     get_or_create: bool = False
@@ -71,6 +71,7 @@ class CollectionChange(Body):
     new_name: str | None = None
     metadata: dict[str, Any] | None = Field(None, description="Replaces all metadata of the collection.")
     language: str | None = Field(None, description="Of the documents, whose words are all read anew.")
+    metric: MetricName | None = Field(None, description="Searches rank by it from now on.")
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"metadata": {"team": "search"}}]})
 

@@ -94,8 +94,10 @@ UPDATE vector_collections SET
     collection_name = coalesce(%(new_name)s, collection_name),
     metadata = coalesce(%(metadata)s, metadata),
     language = coalesce(%(language)s, language),
+    -- Gives the collection another epoch, by a trigger.
+    metric = coalesce(%(metric)s, metric),
     -- Remembered filters are worth nothing in another language.
-    version = version + CASE WHEN %(language)s IS NULL THEN 0 ELSE 1 END,
+    version = version + CASE WHEN num_nonnulls(%(language)s, %(metric)s) = 0 THEN 0 ELSE 1 END,
     epoch = CASE WHEN %(new_name)s IS NULL THEN epoch ELSE gen_random_uuid() END
 WHERE collection_name = %(name)s;
 

@@ -22,6 +22,9 @@ from threadpoolctl import ThreadpoolController
 from pgvector_service.codec import Keys, Rows
 
 Metric = Literal["cosine", "euclidean", "manhattan", "ip"]
+# What others call them.
+MetricName = Literal["cosine", "euclidean", "manhattan", "ip", "l2", "l1", "dot"]
+ALIASES: dict[str, Metric] = {"l2": "euclidean", "l1": "manhattan", "dot": "ip"}
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Positions = NDArray[np.int64]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import quote
 
+import httpx
 import numpy as np
 import pytest
 import requests
@@ -164,6 +165,57 @@ def test_the_version_of_pgvector_is_reported_when_it_is_there(
     sql("CREATE EXTENSION vector")
     time.sleep(1.2)
     assert re.fullmatch(r"\d+\.\d+\.\d+", client.get("/health").json()["pgvector"])
+
+
+def test_every_listed_collection_can_be_used_whatever_its_name(
+    database: str, sql: Callable[..., list[tuple[Any, ...]]]
+) -> None:
+    with Service(DATABASE_URL=database) as service:
+        use_every_collection(service.client, sql)
+
+
+def use_every_collection(client: httpx.Client, sql: Callable[..., list[tuple[Any, ...]]]) -> None:
+    names = ["a/b", "/", "a//items/x", "ü/日本", "a%2Fb", "x/export"]
+    for name in names:
+        sql("INSERT INTO vector_collections (collection_name) VALUES (%s)", (name,))
+    assert {one["name"] for one in client.get("/collections").json()["collections"]} == set(names)
+    for name in names:
+        new = {"collection_name": name, "ids": ["i/d"], "embeddings": [[1, 0]]}
+        assert client.post("/items", json=new).status_code == 201
+        path = f"/collections/{quote(name, safe='')}"
+        assert client.get(path).json()["name"] == name
+        for id_ in ("i/d", quote("i/d", safe="")):
+            assert client.get(f"{path}/items/{id_}").json()["id"] == "i/d"
+        assert json.loads(client.get(f"{path}/export").text)["id"] == "i/d"
+        query = {"collection_name": name, "query_embedding": [1, 0]}
+        assert client.post("/search/vector", json=query).json()["ids"] == ["i/d"]
+        refusal(client.patch(path, json={"new_name": "b/c"}), 422, "invalid_input")
+        assert client.patch(path, json={"new_name": "plain"}).json()["name"] == "plain"
+        assert client.get("/collections/plain/items/i%2fd").status_code == 200
+        assert client.delete("/collections/plain").status_code == 204
+    refusal(client.post("/collections", json={"name": "a/b"}), 422)
+    refusal(client.get("/collections/a%2Fb/"), 404)
+
+
+def test_a_metric_can_be_changed_and_has_the_names_that_others_use(client: TestClient) -> None:
+    new = {"name": "c", "metric": "l2"}
+    assert body(client.post("/collections", json=new), 201, models.Collection)["metric"] == "euclidean"
+    assert client.post("/collections", json=new | {"get_or_create": True}).status_code == 200
+    items = {"collection_name": "c", "ids": ["long", "near", "zero"], "embeddings": [[9, 9], [1, 0], [0, 0]]}
+    assert client.post("/items", json=items).status_code == 201
+    query = {"collection_name": "c", "query_embedding": [1, 1]}
+    for _ in range(2):
+        assert client.post("/search/vector", json=query).json()["ids"] == ["near", "zero", "long"]
+    orders = {"dot": ["long", "near", "zero"], "cosine": ["long", "near"], "l1": ["near", "zero", "long"]}
+    for version, (metric, order) in enumerate(orders.items(), start=2):
+        changed = body(client.patch("/collections/c", json={"metric": metric}), 200, models.Collection)
+        assert changed["metric"] == {"dot": "ip", "l1": "manhattan"}.get(metric, metric)
+        assert changed["version"] == version
+        for _ in range(2):
+            answer = client.post("/search/vector", json=query).json()
+            assert (answer["ids"], answer["version"]) == (order, version)
+        assert client.get("/collections/c").json()["skipped"] == (1 if metric == "cosine" else 0)
+    assert "'l2', 'l1' or 'dot'" in refusal(client.patch("/collections/c", json={"metric": "chebyshev"}), 422)
 
 
 STRANGE_IDS = [

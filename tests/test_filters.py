@@ -426,6 +426,21 @@ def test_every_route_gives_what_the_specification_says(db: VectorDB) -> None:
     assert all(tally[operator, held] > 50 for operator in operators for held in (True, False)), tally
 
 
+def test_a_key_that_holds_dots_is_found_as_it_is_spelt(db: VectorDB) -> None:
+    metadatas: list[Any] = [{"k.e.y": 1}, {"k": {"e": {"y": 1}}}, {"k.e.y": 2, "k": {"e": {"y": 1}}}, {"k.e": {"y": 1}}]
+    db.add_with_embeddings("c", ["literal", "nested", "both", "neither"], None, metadatas, [[1.0]] * 4)
+
+    def ids(where: dict[str, Any]) -> set[str]:
+        return set(db.get_items("c", where=where)["ids"])
+
+    assert ids({"k.e.y": 1}) == ids({"k.e.y": {"$lte": 1}}) == {"literal", "nested"}
+    assert ids({"k.e.y": {"$in": [1, 2]}}) == ids({"k.e.y": {"$exists": True}}) == {"literal", "nested", "both"}
+    assert ids({r"k\.e\.y": {"$gt": 0}}) == {"literal", "both"}
+    assert db.get_items("c", order=Order("k.e.y"))["ids"] == ["literal", "nested", "both", "neither"]
+    groups = db.query_by_vector("c", [[1.0]], group_by="k.e.y")[0]
+    assert (groups["ids"], groups["groups"]) == (["both", "literal", "neither"], [2, 1, None])
+
+
 OPERATORS, OF_TEXT, MODULE = filters.METADATA, filters.DOCUMENT, vars(filters)
 FAULTS: dict[str, tuple[dict[str, Any], str, Any]] = {
     "NULL is not false": (MODULE, "_not", lambda sql: f"NOT ({sql})"),
