@@ -18,13 +18,15 @@ from fastapi_offline import FastAPIOffline
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.responses import RedirectResponse, Response, StreamingResponse
+from starlette_compress import CompressMiddleware, add_compress_type
 
 from pgvector_db import VectorDB
 from pgvector_service import __version__, models, problems
+from pgvector_service.bodies import lines
 from pgvector_service.errors import CollectionExists, Conflict, InvalidInput, ItemNotFound
-from pgvector_service.items import checked_metric
+from pgvector_service.items import Mode, checked_metric
 from pgvector_service.json_route import JsonRoute
-from pgvector_service.middleware import ENCODED_SLASH, RequestMiddleware
+from pgvector_service.middleware import ENCODED_SLASH, RequestMiddleware, content_encoding
 from pgvector_service.pages import Order
 from pgvector_service.probe import Probe
 from pgvector_service.settings import Settings, SettingsError
@@ -32,6 +34,8 @@ from pgvector_service.settings import Settings, SettingsError
 # Queries of a batch search times n_results are at most so many times MAX_RESULTS.
 BATCH_SHARE = 10
 EXPORT_LINES = 200
+# Smaller answers fit into a few packets as they are.
+COMPRESSED_BYTES = 4_096
 
 
 class Answer(Response):
@@ -62,6 +66,7 @@ class _AnyId(_Name):
     regex = "(?s:.+)"
 
 
+add_compress_type("application/x-ndjson")
 register_url_convertor("name", _Name())
 register_url_convertor("any", _AnyId())
 
@@ -96,6 +101,7 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
         404: "No such collection or item",
         409: "The name or an id is taken, or the collection has changed since `if_version`",
         413: "The body is larger than MAX_BODY_BYTES",
+        415: "The body is compressed in another way than gzip or zstd",
         422: "The input is not valid; `detail` names field and position",
         503: "The database is away or busy; try again after `Retry-After` seconds",
     }
@@ -119,7 +125,7 @@ with_body = APIRouter(route_class=JsonRoute)
     response_model=models.Collection,
     responses={
         200: {"model": models.Collection, "description": "It existed; get_or_create"},
-        **_problems(409, 413, 422, 503),
+        **_problems(409, 413, 415, 422, 503),
     },
 )
 def create_collection(body: models.NewCollection, db: Database) -> Response:
@@ -162,7 +168,7 @@ def get_collection(name: Name, db: Database) -> Response:
     "/collections/{name:name}",
     tags=["collections"],
     response_model=models.Collection,
-    responses=_problems(404, 409, 413, 422, 503),
+    responses=_problems(404, 409, 413, 415, 422, 503),
 )
 def update_collection(name: Name, body: models.CollectionChange, db: Database) -> Response:
     """Rename a collection, replace its metadata, change its language or its metric.
@@ -224,7 +230,7 @@ def export_collection(name: Name, db: Database) -> Response:
     tags=["items"],
     status_code=201,
     response_model=models.Written,
-    responses=_problems(409, 413, 422, 503),
+    responses=_problems(409, 413, 415, 422, 503),
 )
 def add_items(body: models.Items, db: Database) -> Response:
     """Store items with their embeddings, all or none; an item whose id exists is replaced, unless `mode` says else."""
@@ -242,8 +248,43 @@ def add_items(body: models.Items, db: Database) -> Response:
     return Answer(written, 201)
 
 
+@router.post(
+    "/items/import",
+    tags=["items"],
+    response_model=models.Imported,
+    responses=_problems(409, 413, 415, 422, 503),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "description": "One item a line, as `GET /collections/{name}/export` gives them.",
+            "content": {
+                "application/x-ndjson": {
+                    "schema": {"type": "string"},
+                    "example": '{"id": "doc1", "document": "Attention", "embedding": [0.9, 0.1, 0.2]}\n',
+                }
+            },
+        }
+    },
+)
+async def import_items(
+    request: Request,
+    db: Database,
+    settings: Configured,
+    collection_name: Annotated[str, Query(description="Is created if it is missing, with metric cosine.")],
+    mode: Annotated[Mode, Query(description="What happens to items that exist.")] = "upsert",
+) -> Response:
+    """Store the lines of an export, of any number, while they come.
+
+    Up to a thousand lines are one transaction. Lines that are wrong are left out, and the answer tells which and why.
+    """
+    if "json" not in request.headers.get("content-type", ""):
+        raise InvalidInput("body", "must be lines of JSON, sent with the header Content-Type: application/x-ndjson.")
+    items = lines(request.receive, content_encoding(request.scope), settings.max_body_bytes)
+    return Answer(await run_in_threadpool(db.import_items, collection_name, items, mode))
+
+
 @with_body.post(
-    "/items/update", tags=["items"], response_model=models.Updated, responses=_problems(404, 409, 413, 422, 503)
+    "/items/update", tags=["items"], response_model=models.Updated, responses=_problems(404, 409, 413, 415, 422, 503)
 )
 def update_items(body: models.ItemsUpdate, db: Database) -> Response:
     """Change only what is given of existing items; ids that do not exist are listed in the answer."""
@@ -260,7 +301,9 @@ def update_items(body: models.ItemsUpdate, db: Database) -> Response:
     return Answer(updated)
 
 
-@with_body.post("/items/get", tags=["items"], response_model=models.ItemsPage, responses=_problems(404, 413, 422, 503))
+@with_body.post(
+    "/items/get", tags=["items"], response_model=models.ItemsPage, responses=_problems(404, 413, 415, 422, 503)
+)
 def get_items(body: models.ItemsQuery, db: Database, settings: Configured) -> Response:
     """Items by id, or all that match page by page."""
     _check_at_most("limit", body.limit, settings.max_results)
@@ -279,14 +322,16 @@ def get_items(body: models.ItemsQuery, db: Database, settings: Configured) -> Re
     return Answer(items)
 
 
-@with_body.post("/items/count", tags=["items"], response_model=models.Counted, responses=_problems(404, 413, 422, 503))
+@with_body.post(
+    "/items/count", tags=["items"], response_model=models.Counted, responses=_problems(404, 413, 415, 422, 503)
+)
 def count_items(body: models.ItemsCount, db: Database) -> Response:
     """How many items match."""
     return Answer(db.count_items(body.collection_name, body.ids, where=body.where, where_document=body.where_document))
 
 
 @with_body.post(
-    "/items/delete", tags=["items"], response_model=models.Deleted, responses=_problems(404, 409, 413, 422, 503)
+    "/items/delete", tags=["items"], response_model=models.Deleted, responses=_problems(404, 409, 413, 415, 422, 503)
 )
 def delete_items(body: models.ItemsDeletion, db: Database) -> Response:
     """Delete items by id or by filter; ids that do not exist are passed over."""
@@ -342,7 +387,9 @@ def delete_item(name: Name, item_id: ItemId, db: Database) -> Response:
 # Search
 
 
-@with_body.post("/search/vector", tags=["search"], response_model=models.Hits, responses=_problems(404, 413, 422, 503))
+@with_body.post(
+    "/search/vector", tags=["search"], response_model=models.Hits, responses=_problems(404, 413, 415, 422, 503)
+)
 async def search_vector(body: models.VectorQuery, db: Database, settings: Configured) -> Response:
     """The items nearest to an embedding, best first; equally near ones in id order."""
     _check_results(body, 1, settings)
@@ -360,7 +407,10 @@ async def search_vector(body: models.VectorQuery, db: Database, settings: Config
 
 
 @with_body.post(
-    "/search/vector/batch", tags=["search"], response_model=models.HitsOfMany, responses=_problems(404, 413, 422, 503)
+    "/search/vector/batch",
+    tags=["search"],
+    response_model=models.HitsOfMany,
+    responses=_problems(404, 413, 415, 422, 503),
 )
 def search_vectors(body: models.VectorQueries, db: Database, settings: Configured) -> Response:
     """Several searches of one collection at once, from one snapshot; much cheaper than one by one."""
@@ -372,7 +422,7 @@ def search_vectors(body: models.VectorQueries, db: Database, settings: Configure
 
 
 @with_body.post(
-    "/search/text", tags=["search"], response_model=models.TextHits, responses=_problems(404, 413, 422, 503)
+    "/search/text", tags=["search"], response_model=models.TextHits, responses=_problems(404, 413, 415, 422, 503)
 )
 def search_text(body: models.TextQuery, db: Database, settings: Configured) -> Response:
     """The items whose documents match a text best, by PostgreSQL's full text search."""
@@ -390,7 +440,10 @@ def search_text(body: models.TextQuery, db: Database, settings: Configured) -> R
 
 
 @with_body.post(
-    "/search/text/batch", tags=["search"], response_model=models.TextHitsOfMany, responses=_problems(404, 413, 422, 503)
+    "/search/text/batch",
+    tags=["search"],
+    response_model=models.TextHitsOfMany,
+    responses=_problems(404, 413, 415, 422, 503),
 )
 def search_texts(body: models.TextQueries, db: Database, settings: Configured) -> Response:
     """Several searches by text of one collection at once, from one snapshot."""
@@ -407,7 +460,7 @@ def search_texts(body: models.TextQueries, db: Database, settings: Configured) -
 
 
 @with_body.post(
-    "/search/hybrid", tags=["search"], response_model=models.HybridHits, responses=_problems(404, 413, 422, 503)
+    "/search/hybrid", tags=["search"], response_model=models.HybridHits, responses=_problems(404, 413, 415, 422, 503)
 )
 def search_hybrid(body: models.HybridQuery, db: Database, settings: Configured) -> Response:
     """The items that are near to an embedding, or whose documents match a text; those that do both come first."""
@@ -431,7 +484,7 @@ def search_hybrid(body: models.HybridQuery, db: Database, settings: Configured) 
     "/search/hybrid/batch",
     tags=["search"],
     response_model=models.HybridHitsOfMany,
-    responses=_problems(404, 413, 422, 503),
+    responses=_problems(404, 413, 415, 422, 503),
 )
 def search_hybrids(body: models.HybridQueries, db: Database, settings: Configured) -> Response:
     """Several hybrid searches of one collection at once, from one snapshot."""
@@ -450,7 +503,9 @@ def search_hybrids(body: models.HybridQueries, db: Database, settings: Configure
     return Answer({"results": results})
 
 
-@with_body.post("/search/similar", tags=["search"], response_model=models.Hits, responses=_problems(404, 413, 422, 503))
+@with_body.post(
+    "/search/similar", tags=["search"], response_model=models.Hits, responses=_problems(404, 413, 415, 422, 503)
+)
 def search_similar(body: models.SimilarQuery, db: Database, settings: Configured) -> Response:
     """The items that are like some examples, and unlike others; the examples themselves are left out."""
     _check_results(body, 1, settings)
@@ -552,7 +607,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         if isinstance(route, JsonRoute) and route.is_static
         for method in route.methods or ()
     }
-    app.add_middleware(RequestMiddleware, direct=direct, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(
+        RequestMiddleware,
+        direct=direct,
+        streamed={("POST", "/items/import")},
+        max_body_bytes=settings.max_body_bytes,
+    )
+    app.add_middleware(CompressMiddleware, minimum_size=COMPRESSED_BYTES)
     for error in problems.KINDS:
         app.add_exception_handler(error, _problem)
     return app

@@ -9,10 +9,10 @@ import io
 import logging
 import os
 import threading
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime
-from typing import Any, Literal, Unpack, get_args
+from typing import Any, Unpack, get_args
 
 from numpy.typing import ArrayLike
 from psycopg2.extensions import cursor
@@ -30,9 +30,11 @@ from pgvector_service.errors import (
 )
 from pgvector_service.filters import Filter, check_query_text, compiled
 from pgvector_service.gather import F
+from pgvector_service.importing import Import
 from pgvector_service.items import (
     MAX_DIMENSION,
     Batch,
+    Mode,
     check_collection_name,
     check_ids,
     check_name,
@@ -56,13 +58,11 @@ log = logging.getLogger(__name__)
 
 EXPORT_PAGE = 1_000
 PROBE_TIMEOUT_S = 2.0
-# An export keeps its connection at the pace of its reader, so no more than one connection in four does that.
-EXPORTS_SHARE = 4
+# Exports and imports go at the pace of their clients. No more than one connection in four is for each.
+BULK_SHARE = 4
 
 # What the items of an answer show if nothing else is said.
 SHOWN = ("documents", "metadatas")
-
-Mode = Literal["upsert", "insert", "ignore"]
 
 
 class VectorDB:
@@ -99,7 +99,8 @@ class VectorDB:
         self._dsn = dsn
         self._pool_size = pool_size
         self._was_alive = True
-        self._exports = threading.BoundedSemaphore(max(1, pool_size // EXPORTS_SHARE))
+        self._exports = threading.BoundedSemaphore(max(1, pool_size // BULK_SHARE))
+        self._imports = threading.BoundedSemaphore(max(1, pool_size // BULK_SHARE))
         self._search: Search | None = None
         self._probe: ConnectionPool | None = None
 
@@ -465,6 +466,23 @@ class VectorDB:
                     after = None, rows[-1][1]
         finally:
             self._exports.release()
+
+    def import_items(self, name: str, lines: Iterable[bytes], mode: Mode = "upsert") -> dict[str, Any]:
+        """Store items that come as lines of JSON with the fields that `export_collection` gives.
+
+        Up to a thousand lines are one transaction. A line that is wrong is left out and told by its number. Returns
+        `{"collection_name", "lines", "added", "updated", "ignored", "failed", "errors", "version"}`; "errors" describes
+        the first hundred lines that failed, as `{"line": 1, "detail": "..."}`. Raises what `add_with_embeddings` does,
+        but for faults of single lines, and PoolExhausted when one connection in four is busy with imports.
+        """
+        if not self._imports.acquire(blocking=False):
+            raise PoolExhausted("Too many imports are running. Try again when one has ended, or raise DB_POOL_SIZE.")
+        try:
+            importing = Import(self, name, mode)
+            importing.run(lines)
+            return importing.answer
+        finally:
+            self._imports.release()
 
     # Search
 

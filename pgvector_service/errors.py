@@ -11,6 +11,7 @@ VectorDBError
 │   ├── ItemsExist
 │   └── VersionMismatch
 ├── PayloadTooLarge
+├── UnsupportedEncoding
 └── Unavailable             worth another try
     ├── Maintenance
     ├── DatabaseUnavailable
@@ -102,6 +103,10 @@ class VersionMismatch(Conflict):
 
 class PayloadTooLarge(VectorDBError):
     """The request body is too large."""
+
+
+class UnsupportedEncoding(VectorDBError):
+    """The request body is compressed in another way than gzip or zstd. Send one of these, or no Content-Encoding."""
 
 
 class Unavailable(VectorDBError):

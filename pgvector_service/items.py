@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Any, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import orjson
@@ -17,6 +17,8 @@ from pgvector_service.codec import NULL, Fields, Rows, encode_arrays, encode_ite
 from pgvector_service.errors import DimensionMismatch, InvalidInput
 from pgvector_service.ranking import ALIASES, Metric, MetricName, row_norms
 
+# What happens to an item that exists: it is replaced, its batch is refused, or it is left as it is.
+Mode = Literal["upsert", "insert", "ignore"]
 MAX_NAME_BYTES = 512
 MAX_DIMENSION = 16_384
 MAX_DEPTH = 32

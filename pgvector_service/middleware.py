@@ -4,20 +4,25 @@ import logging
 import os
 import re
 import time
-from collections.abc import Mapping
+from asyncio import sleep
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pgvector_service import problems
-from pgvector_service.errors import PayloadTooLarge, VectorDBError
+from pgvector_service.bodies import ClientGone, decompressed, read_body
+from pgvector_service.errors import VectorDBError
 from pgvector_service.json_route import JsonRoute
 
 log = logging.getLogger("pgvector_service.requests")
 
 SLOW_S = 1.0
+# Large answers are passed on in pieces, so that others get their turn while each is compressed.
+PIECE_BYTES = 2**18
 # Stands for %2F in the path of a request. Half of a surrogate pair: no decoded URL holds one.
 ENCODED_SLASH = "\ud82f"
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -26,14 +31,21 @@ _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 class RequestMiddleware:
     """Gives each request an id (`X-Request-ID`, the client's if it is a plain one) and reads its body beforehand.
 
-    The routes `direct`, by method and path, are answered here; `app` answers all others. A body over `max_body_bytes`
-    is answered with 413; it is counted as it arrives. Up to as much again is read and dropped first, since a client
-    that is still sending does not look for an answer.
+    The routes `direct`, by method and path, are answered here; `app` answers all others. A body over `max_body_bytes`,
+    also one that is so large only when it is decompressed, is answered with 413. The routes `streamed` read their
+    bodies themselves.
     """
 
-    def __init__(self, app: ASGIApp, direct: Mapping[tuple[str, str], JsonRoute], max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        direct: Mapping[tuple[str, str], JsonRoute],
+        streamed: Collection[tuple[str, str]],
+        max_body_bytes: int,
+    ) -> None:
         self.app = app
         self.direct = direct
+        self.streamed = streamed
         self.max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,19 +67,31 @@ class RequestMiddleware:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
-            await send(message)
+            for piece in _pieces(message):
+                await send(piece)
+                if piece is not message:
+                    await sleep(0)
 
         try:
-            body = await _read(receive, self.max_body_bytes)
-            route = self.direct.get((scope["method"], scope["path"]))
+            target = (scope["method"], scope["path"])
+            if target in self.streamed:
+                await self.app(scope, receive, send_noted)
+                return
+            body = await read_body(receive, self.max_body_bytes)
             if body is None:
-                status = 499  # the client went away; the number is nginx's
-            elif route:
+                raise ClientGone
+            encoding = content_encoding(scope)
+            if encoding:
+                body = await run_in_threadpool(decompressed, body, encoding, self.max_body_bytes)
+            route = self.direct.get(target)
+            if route:
                 scope["route"] = route
                 response = await route.respond(Request(scope, receive), body)
                 await response(scope, receive, send_noted)
             else:
                 await self.app(scope, _replay(body, receive), send_noted)
+        except ClientGone:
+            status = 499  # the number is nginx's
         except Exception as error:
             if not isinstance(error, problems.KINDS):
                 log.exception("unexpected error", extra={"request_id": request_id})
@@ -79,14 +103,35 @@ class RequestMiddleware:
             _log(scope, status, time.perf_counter() - begin, request_id)
 
 
+def _pieces(message: Message) -> Iterator[Message]:
+    """The message, divided if its body is large."""
+    body = message.get("body", b"")
+    if len(body) <= PIECE_BYTES:
+        yield message
+        return
+    for start in range(0, len(body), PIECE_BYTES):
+        end = start + PIECE_BYTES
+        more = end < len(body) or message.get("more_body", False)
+        yield {**message, "body": body[start:end], "more_body": more}
+
+
 def _with_encoded_slashes(raw_path: bytes) -> str:
     """The path decoded, but for its encoded slashes: they belong to a name and do not divide it."""
     pieces = re.split("%2f", raw_path.decode("ascii", "replace"), flags=re.IGNORECASE)
     return ENCODED_SLASH.join(map(unquote, pieces))
 
 
+def content_encoding(scope: Scope) -> str:
+    """How the body is compressed: gzip or the like, or nothing."""
+    return _header(scope, b"content-encoding").strip().lower()
+
+
+def _header(scope: Scope, name: bytes) -> str:
+    return next((value for given, value in scope["headers"] if given == name), b"").decode("latin-1")
+
+
 def _request_id(scope: Scope) -> str:
-    given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"").decode("latin-1")
+    given = _header(scope, b"x-request-id")
     return given if given and _ID.fullmatch(given) else os.urandom(16).hex()
 
 
@@ -105,29 +150,6 @@ def _log(scope: Scope, status: int, seconds: float, request_id: str) -> None:
     text = "%(method)s %(route)s %(status)s %(ms)s ms %(request_id)s"
     # Logger.log would first look for the file and line that it is called from, which takes as long as all the rest.
     log.handle(log.makeRecord(log.name, level, "", 0, text, (fields,), None, extra=fields))
-
-
-async def _read(receive: Receive, limit: int) -> bytes | None:
-    """The whole body, or None when the client has gone. Raises PayloadTooLarge."""
-    chunks: list[bytes] = []
-    size = 0
-    more = True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        chunk = message.get("body", b"")
-        size += len(chunk)
-        more = message.get("more_body", False)
-        if size <= limit:
-            chunks.append(chunk)
-        else:
-            chunks.clear()
-            if size > 2 * limit:
-                break
-    if size > limit:
-        raise PayloadTooLarge(f"The request body exceeds {limit} bytes (MAX_BODY_BYTES). Send smaller batches.")
-    return b"".join(chunks)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, WithJsonSchema
 
 from pgvector_service.diversity import Mmr
+from pgvector_service.items import Mode
 from pgvector_service.options import SearchOptions
 from pgvector_service.ranking import Metric, MetricName
 
@@ -86,7 +87,7 @@ class Items(Body):
     embeddings: Embeddings
     uris: Uris = None
     media_types: MediaTypes = None
-    mode: Literal["upsert", "insert", "ignore"] = Field(
+    mode: Mode = Field(
         "upsert",
         description="Items whose id exists are replaced, refused (409, nothing is written), or left as they are.",
     )
@@ -146,13 +147,15 @@ class Filtered(Body):
     where: dict[str, Any] | None = Field(
         None,
         description="Conditions on the metadata: a value for a key, or an object of $eq $ne $gt $gte $lt $lte $in $nin "
-        "$exists $contains $not_contains; with $and $or $not. `a.b` leads into nested objects, `#uri`, `#media_type` "
-        "and `#kind` (the media type up to the slash) are the item's own.",
+        "$exists $prefix $like $regex $not_regex $contains $not_contains; with $and $or $not. `a.b` is the key `a.b`, "
+        "or leads into the object `a`; `#uri`, `#media_type` and `#kind` (the media type up to the slash) are the item's "
+        "own.",
         examples=[
             {"year": 2024},
             {"year": {"$eq": 2024}, "draft": {"$ne": True}},
             {"year": {"$gt": 2019, "$lt": 2025}, "author.name": {"$gte": "A", "$lte": "M"}},
             {"lang": {"$in": ["de", "fr"]}, "source": {"$nin": ["web"]}},
+            {"isbn": {"$prefix": "978-3"}, "title": {"$like": "%net%", "$regex": "^[A-Z]", "$not_regex": "[0-9]$"}},
             {"doi": {"$exists": True}, "tags": {"$contains": "nlp", "$not_contains": "survey"}},
             {"$and": [{"$or": [{"year": 2024}, {"lang": "de"}]}, {"$not": {"#kind": "image"}}]},
         ],
@@ -465,6 +468,48 @@ class Written(Answer):
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"collection_name": "research_papers", "added": 2, "updated": 0, "version": 1}]}
+    )
+
+
+class FailedLine(Answer):
+    """A line of an import that could not be stored."""
+
+    line: int = Field(description="1 for the first.")
+    detail: str
+
+
+class Imported(Answer):
+    """What an import did."""
+
+    collection_name: str
+    lines: int
+    added: int
+    updated: int
+    ignored: int
+    failed: int
+    errors: list[FailedLine] = Field(description="The first hundred lines that failed.")
+    version: int | None = Field(description="null when no line was stored.")
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "collection_name": "research_papers",
+                    "lines": 3,
+                    "added": 2,
+                    "updated": 0,
+                    "ignored": 0,
+                    "failed": 1,
+                    "errors": [
+                        {
+                            "line": 2,
+                            "detail": "embedding: expected 3 numbers, the dimension of the collection, and got 2.",
+                        }
+                    ],
+                    "version": 1,
+                }
+            ]
+        }
     )
 
 

@@ -15,6 +15,7 @@ from pgvector_service.errors import (
     NotFound,
     PayloadTooLarge,
     Unavailable,
+    UnsupportedEncoding,
     VectorDBError,
 )
 
@@ -26,6 +27,7 @@ STATUS: dict[type[Exception], int] = {
     NotFound: 404,
     Conflict: 409,
     PayloadTooLarge: 413,
+    UnsupportedEncoding: 415,
     Unavailable: 503,
     VectorDBError: 500,
 }

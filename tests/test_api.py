@@ -381,7 +381,7 @@ def test_a_query_of_another_width_has_a_code_of_its_own(filled: TestClient) -> N
     wrong = filled.post("/search/vector", json=QUERY | {"query_embedding": [1, 2]})
     assert refusal(wrong, 422, "dimension_mismatch").startswith("query_embedding: expected 3")
     assert refusal(filled.patch("/collections/research_papers", json={}), 422).startswith(
-        "new_name: metadata or language"
+        "new_name: metadata, language or metric"
     )
 
 
@@ -583,13 +583,21 @@ def test_the_documentation_works_without_the_internet(client: TestClient) -> Non
     assert client.get("/", follow_redirects=False).headers["location"] == "docs"
 
 
+def post_lines(client: TestClient, path: str, lines: str) -> Any:
+    headers = {"content-type": "application/x-ndjson"}
+    return client.post(path, params={"collection_name": "imported"}, content=lines, headers=headers)
+
+
 def test_every_route_has_a_tag_a_description_and_examples_that_are_valid(client: TestClient) -> None:
     schema = client.get("/openapi.json").json()
     for path, methods in schema["paths"].items():
         for method, operation in methods.items():
             assert operation["tags"], path
             assert operation["description"], path
-            if "requestBody" in operation:
+            content = operation.get("requestBody", {}).get("content", {})
+            if "application/x-ndjson" in content:
+                assert post_lines(client, path, content["application/x-ndjson"]["example"]).json()["failed"] == 0
+            elif content:
                 reference = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"]
                 name = reference.rsplit("/", 1)[1]
                 (example,) = schema["components"]["schemas"][name]["examples"]

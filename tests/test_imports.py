@@ -11,7 +11,7 @@ DOORS = {"pgvector_api", "pgvector_db", "pgvector_cli"}
 PARTS = sorted((ROOT / "pgvector_service").glob("*.py"))
 PURE = {
     "errors", "codec", "matrix", "ranking", "codes", "gather", "items", "filters", "hybrid", "diversity", "selections",
-    "options", "pages", "results",
+    "options", "pages", "results", "importing",
 }  # fmt: skip
 WEB = {"fastapi", "starlette", "uvicorn"}
 
@@ -50,7 +50,7 @@ def faults(name: str, source: str) -> set[str]:
         "maintenance",
     }:
         found |= tops & {"psycopg2"}
-    if name not in {"pgvector_api", "pgvector_cli", "models", "problems", "middleware", "json_route"}:
+    if name not in {"pgvector_api", "pgvector_cli", "models", "problems", "middleware", "json_route", "bodies"}:
         found |= tops & WEB | {module for module in modules if module == "pgvector_service.models"}
     if name != "settings" and ("os.environ" in source or "getenv" in source):
         found.add("os.environ")

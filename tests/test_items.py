@@ -11,8 +11,9 @@ from fastapi.testclient import TestClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pgvector_db import Mode, VectorDB
+from pgvector_db import VectorDB
 from pgvector_service.errors import DimensionMismatch, InvalidInput, ItemsExist, VersionMismatch
+from pgvector_service.items import Mode
 from pgvector_service.pages import Order
 
 Sql = Callable[..., list[tuple[Any, ...]]]
