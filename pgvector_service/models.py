@@ -148,8 +148,8 @@ class Filtered(Body):
         None,
         description="Conditions on the metadata: a value for a key, or an object of $eq $ne $gt $gte $lt $lte $in $nin "
         "$exists $prefix $like $regex $not_regex $contains $not_contains; with $and $or $not. `a.b` is the key `a.b`, "
-        "or leads into the object `a`; `#uri`, `#media_type` and `#kind` (the media type up to the slash) are the item's "
-        "own.",
+        "or leads into the object `a`. `#uri`, `#media_type` and `#kind` (the media type up to the slash) are the "
+        "item's own.",
         examples=[
             {"year": 2024},
             {"year": {"$eq": 2024}, "draft": {"$ne": True}},
