@@ -1,6 +1,7 @@
 """Door 3, shell: the command `pgvector-api`."""
 
 import argparse
+import logging
 import signal
 import socket
 import sys
@@ -14,6 +15,8 @@ from pgvector_api import create_app
 from pgvector_service import __version__, logs
 from pgvector_service.embedded import EmbeddedPostgres
 from pgvector_service.settings import Settings, SettingsError
+
+log = logging.getLogger(__name__)
 
 # Requests in flight when the service is told to stop; statements are bounded by STATEMENT_TIMEOUT_S in any case.
 GRACEFUL_SHUTDOWN_S = 10
@@ -50,7 +53,10 @@ def serve(settings: Settings) -> None:
             settings = settings.model_copy(update={"database_url": postgres.start()})
         base = f"http://{settings.api_host}:{settings.api_port}"
         place = f"{postgres.folder} (embedded PostgreSQL)" if postgres else "the database at DATABASE_URL"
-        print(f"API   {base}\nDocs  {base}/docs\nData  {place}\nCtrl-C stops the service.", flush=True)
+        if settings.log_format == "json":
+            log.info("serving", extra={"api": base, "docs": f"{base}/docs", "data": place})
+        else:
+            print(f"API   {base}\nDocs  {base}/docs\nData  {place}\nCtrl-C stops the service.", flush=True)
         settings.export()
         uvicorn.run(
             "pgvector_cli:worker",

@@ -39,6 +39,7 @@ class Store:
         cache_max_bytes: int,
         recall_target: float,
         threads: int,
+        when_closed: Callable[[], object],
     ) -> None:
         self._dsn = dsn
         self._pool_size = pool_size
@@ -46,6 +47,7 @@ class Store:
         self.statement_timeout_s = statement_timeout_s
         self._recall_target = recall_target
         self._threads = threads
+        self._when_closed = when_closed
         limit_threads(threads)
         self.cache = Cache(cache_max_bytes, self.still_alive, self._changed)
         self._incarnation: str | None = None
@@ -77,10 +79,13 @@ class Store:
 
     @property
     def pool(self) -> ConnectionPool:
-        """The connections; raises DatabaseUnavailable while the store is not open."""
+        """The connections. While the store is closed, `when_closed` is asked to open it, or raises."""
         if self._pool is None:
+            self._when_closed()
+        pool = self._pool
+        if pool is None:
             raise DatabaseUnavailable
-        return self._pool
+        return pool
 
     def transaction(self, begin: str, first: str = "", **parameters: object) -> AbstractContextManager[cursor]:
         """A cursor in a transaction that `begin` starts and `first`, a statement, travels with."""

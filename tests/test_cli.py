@@ -4,6 +4,7 @@ import signal
 import socket
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psutil
@@ -132,14 +133,27 @@ def test_the_command_explains_itself() -> None:
     assert run("--version").stdout.strip().count(".") == 2
 
 
-def test_the_log_can_be_json(database: str) -> None:
+def test_the_log_can_be_json_and_nothing_else(database: str) -> None:
     with Service(DATABASE_URL=database, LOG_FORMAT="json") as service:
         service.client.get("/collections", headers={"x-request-id": "here"})
         service.stop()
-        lines = [json.loads(line) for line in service.log().splitlines() if line.startswith("{")]
+        lines = [json.loads(line) for line in service.log().splitlines()]
+    (start,) = [line for line in lines if "api" in line]
+    assert (start["api"], start["docs"]) == (service.url, f"{service.url}/docs")
+    assert start["data"] == "the database at DATABASE_URL"
+    for line in lines:
+        assert timedelta() <= datetime.now(UTC) - datetime.fromisoformat(line["time"]) < timedelta(minutes=1)
     (line,) = [line for line in lines if line.get("request_id") == "here"]
     assert (line["method"], line["route"], line["status"], line["level"]) == ("GET", "/collections", 200, "INFO")
     assert line["ms"] > 0
+
+
+def test_times_in_the_log_have_a_zone(database: str) -> None:
+    with Service(DATABASE_URL=database, TZ="Asia/Tokyo") as service:
+        service.client.get("/collections")
+        service.stop()
+        (line,) = [line for line in service.log().splitlines() if "GET /collections " in line]
+    assert timedelta() <= datetime.now(UTC) - datetime.fromisoformat(line.split()[0]) < timedelta(minutes=1)
 
 
 def test_a_service_waits_for_its_database(data_dir: Path) -> None:
