@@ -37,7 +37,18 @@ def faults(name: str, source: str) -> set[str]:
     if name in PURE:
         parts = {module.split(".")[1] for module in modules if module.startswith("pgvector_service.")}
         found |= (tops | parts) & (WEB | {"psycopg2", "pydantic", "settings", "models", "pool", "cache", "queries"})
-    if name not in {"pgvector_db", "dsn", "pool", "store", "cache", "loading", "nearest", "search", "retrieval", "embedded"}:
+    if name not in {
+        "pgvector_db",
+        "dsn",
+        "pool",
+        "store",
+        "cache",
+        "loading",
+        "nearest",
+        "search",
+        "retrieval",
+        "embedded",
+    }:
         found |= tops & {"psycopg2"}
     if name not in {"pgvector_api", "pgvector_cli", "models", "problems", "middleware", "json_route"}:
         found |= tops & WEB | {module for module in modules if module == "pgvector_service.models"}
