@@ -29,6 +29,7 @@ from pgvector_service.json_route import JsonRoute
 from pgvector_service.middleware import ENCODED_SLASH, RequestMiddleware, content_encoding
 from pgvector_service.pages import Order
 from pgvector_service.probe import Probe
+from pgvector_service.refusals import Refusals
 from pgvector_service.settings import Settings, SettingsError
 
 # Queries of a batch search times n_results are at most so many times MAX_RESULTS.
@@ -587,6 +588,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         cache_max_bytes=settings.cache_max_bytes // settings.web_concurrency,
         recall_target=settings.recall_target,
         search_threads=settings.threads_of_a_search,
+        open_on_use=False,
     )
     app = FastAPIOffline(
         title="PostgreSQL Vector Database API",
@@ -598,7 +600,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.db = db
     app.state.settings = settings
-    app.state.probe = Probe(db)
+    app.state.refusals = Refusals()
+    app.state.probe = Probe(db, app.state.refusals)
     app.include_router(with_body)
     app.include_router(router)
     direct = {
@@ -612,6 +615,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         direct=direct,
         streamed={("POST", "/items/import")},
         max_body_bytes=settings.max_body_bytes,
+        refusals=app.state.refusals,
     )
     app.add_middleware(CompressMiddleware, minimum_size=COMPRESSED_BYTES)
     for error in problems.KINDS:
@@ -676,4 +680,4 @@ def _check_at_most(field: str, value: int, most: int) -> None:
 
 
 async def _problem(request: Request, error: Exception) -> Response:
-    return problems.answer(error, request.state.request_id)
+    return problems.answer(error, request.state.request_id, request.app.state.refusals)

@@ -1,6 +1,7 @@
 """Door 3, shell: the command `pgvector-api`."""
 
 import argparse
+import logging
 import shutil
 import signal
 import socket
@@ -18,6 +19,8 @@ from pgvector_service.embedded import EmbeddedPostgres
 from pgvector_service.errors import VectorDBError
 from pgvector_service.maintenance import libpq_variables, maintenance
 from pgvector_service.settings import Settings, SettingsError, environment_for_command
+
+log = logging.getLogger(__name__)
 
 # Requests in flight when the service is told to stop; statements are bounded by STATEMENT_TIMEOUT_S in any case.
 GRACEFUL_SHUTDOWN_S = 10
@@ -101,7 +104,10 @@ def serve(settings: Settings) -> None:
             settings = settings.model_copy(update={"database_url": postgres.start()})
         base = f"http://{settings.api_host}:{settings.api_port}"
         place = f"{postgres.folder} (embedded PostgreSQL)" if postgres else "the database at DATABASE_URL"
-        print(f"API   {base}\nDocs  {base}/docs\nData  {place}\nCtrl-C stops the service.", flush=True)
+        if settings.log_format == "json":
+            log.info("serving", extra={"api": base, "docs": f"{base}/docs", "data": place})
+        else:
+            print(f"API   {base}\nDocs  {base}/docs\nData  {place}\nCtrl-C stops the service.", flush=True)
         settings.export()
         uvicorn.run(
             "pgvector_cli:worker",

@@ -6,21 +6,22 @@ with VectorDB("postgresql://localhost/postgres") as db:
 """
 
 import io
-import logging
 import os
 import threading
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime
-from typing import Any, Unpack, get_args
+from typing import Any, NamedTuple, Unpack, get_args
 
 from numpy.typing import ArrayLike
 from psycopg2.extensions import cursor
 
 from pgvector_service import codes, queries
+from pgvector_service.dsn import fault
 from pgvector_service.errors import (
     CollectionExists,
     CollectionNotFound,
+    DatabaseBusy,
     DatabaseUnavailable,
     InvalidInput,
     ItemsExist,
@@ -54,8 +55,6 @@ from pgvector_service.retrieval import Examples, Snapshot
 from pgvector_service.search import Query, Search
 from pgvector_service.store import Store, only_value, retried
 
-log = logging.getLogger(__name__)
-
 EXPORT_PAGE = 1_000
 PROBE_TIMEOUT_S = 2.0
 # Exports and imports go at the pace of their clients. No more than one connection in four is for each.
@@ -65,9 +64,18 @@ BULK_SHARE = 4
 SHOWN = ("documents", "metadatas")
 
 
+class _Open(NamedTuple):
+    """What there is only while the database is open."""
+
+    search: Search
+    probe: ConnectionPool
+
+
 class VectorDB:
     """Collections of documents with embeddings in the PostgreSQL database at `dsn`; safe to share between threads.
 
+    `dsn` is a URL or another connection string of libpq; one that can never work raises InvalidInput. The first use
+    opens the database, unless `open_on_use` is False; then DatabaseUnavailable is raised until `open` has been called.
     Opens at most `pool_size` connections and one for `check_health`; waits for one at most `pool_timeout_s` seconds.
     Keeps up to `cache_max_bytes` of vectors in memory; a larger collection is read from the database for every search.
     With faiss installed, large collections are searched by compressed copies that find at least `recall_target` of the
@@ -86,7 +94,10 @@ class VectorDB:
         cache_max_bytes: int = 2**30,
         recall_target: float = 0.999,
         search_threads: int = 0,
+        open_on_use: bool = True,
     ) -> None:
+        if wrong := fault(dsn):
+            raise InvalidInput("dsn", f"{wrong}.")
         self._store = Store(
             dsn,
             pool_size,
@@ -95,14 +106,16 @@ class VectorDB:
             cache_max_bytes,
             recall_target,
             search_threads or os.cpu_count() or 1,
+            self._opened,
         )
         self._dsn = dsn
         self._pool_size = pool_size
-        self._was_alive = True
+        self._open_on_use = open_on_use
+        self._opening = threading.Lock()
+        self._open: _Open | None = None
+        self._closed = False
         self._exports = threading.BoundedSemaphore(max(1, pool_size // BULK_SHARE))
         self._imports = threading.BoundedSemaphore(max(1, pool_size // BULK_SHARE))
-        self._search: Search | None = None
-        self._probe: ConnectionPool | None = None
 
     def __enter__(self) -> "VectorDB":
         self.open()
@@ -114,48 +127,68 @@ class VectorDB:
     # Opening, closing, health
 
     def open(self) -> None:
-        """Connect, and bring the tables to the state of schema.sql. Several processes may do so at once."""
-        self._store.open()
-        self._probe = ConnectionPool(self._dsn, 1, 0.0, PROBE_TIMEOUT_S)
-        self._search = Search(self._store, self._pool_size)
+        """Connect, and bring the tables to the state of schema.sql. Several processes may do so at once.
+
+        Does nothing when the database is open.
+        """
+        self._closed = False
+        self._open_once()
 
     def close(self) -> None:
-        """Finish the searches that have begun and close all connections. The object may be opened again."""
-        search, self._search = self._search, None
-        if search:
-            search.close()
-        self._store.close()
-        probe, self._probe = self._probe, None
-        if probe:
-            probe.close()
+        """Finish the searches that have begun and close all connections. `open` opens the database again."""
+        self._closed = True
+        with self._opening:
+            was, self._open = self._open, None
+            if was:
+                was.search.close()
+                self._store.close()
+                was.probe.close()
 
     def check_health(self) -> dict[str, Any]:
         """Ask the database for a sign of life, on a connection of its own.
 
-        Returns database (bool), maintenance (bool: requests are refused until it ends), pgvector (the version of the
-        extension or None), collections_in_memory, memory_bytes.
+        Returns database (bool), reason (why the database is away, or None), maintenance (bool: requests are refused
+        until it ends), pgvector (the version of the extension or None), collections_in_memory, memory_bytes.
         """
-        alive, maintenance, pgvector = False, False, None
-        if self._probe:
-            try:
-                with self._probe.connection() as conn, conn.cursor() as cur:
-                    cur.execute(queries.sign_of_life)
-                    maintenance, pgvector = cur.fetchall()[0]
-                self._store.heed(maintenance)
-                alive = True
-            except Unavailable as error:
-                if self._was_alive:
-                    log.warning("the database is away: %s", error.__cause__ or error)
-        if alive and not self._was_alive:
-            log.info("the database is back")
-        self._was_alive = alive or self._probe is None
+        reason, maintenance, pgvector = None, False, None
+        try:
+            with self._opened().probe.connection() as conn, conn.cursor() as cur:
+                cur.execute(queries.sign_of_life)
+                maintenance, pgvector = cur.fetchall()[0]
+            self._store.heed(maintenance)
+        except Unavailable as error:
+            reason = error.reason or error.message
         return {
-            "database": alive,
+            "database": reason is None,
+            "reason": reason,
             "maintenance": maintenance,
             "pgvector": pgvector,
             "collections_in_memory": self._store.cache.collections,
             "memory_bytes": self._store.cache.nbytes,
         }
+
+    def _opened(self) -> "_Open":
+        """For a use of the database: what there is while it is open."""
+        if self._open:
+            return self._open
+        if not self._closed and not self._open_on_use:
+            raise DatabaseUnavailable(reason="open() has not been called yet, or is at work")
+        return self._open_once()
+
+    def _open_once(self) -> "_Open":
+        """Open the database unless it is open; of several threads one does, and the others wait."""
+        if not self._opening.acquire(timeout=self._store.statement_timeout_s):
+            raise DatabaseBusy("The database is still being opened. Try again in a moment.")
+        try:
+            if self._closed:
+                raise DatabaseUnavailable("This VectorDB is closed. open() opens it again.")
+            if not self._open:
+                self._store.open()
+                probe = ConnectionPool(self._dsn, 1, 0.0, PROBE_TIMEOUT_S)
+                self._open = _Open(Search(self._store, self._pool_size), probe)
+            return self._open
+        finally:
+            self._opening.release()
 
     # Collections
 
@@ -525,9 +558,7 @@ class VectorDB:
         check_name("collection_name", name)
         embeddings = checked_matrix("query_embeddings", query_embeddings)
         query = Query(embeddings, checked(n_results, include, options, as_json=as_json))
-        if self._search is None:
-            raise DatabaseUnavailable
-        return self._search.submit(name, query, future)
+        return self._opened().search.submit(name, query, future)
 
     @retried
     def query_by_text(

@@ -2,12 +2,14 @@
 
 The package notes in a file who uses a server and so never stops one whose user was killed. Here each process that uses
 the data folder holds a shared lock on it instead, which the operating system takes back from the dead; the last to
-leave stops the server. A server left behind by kill -9 is taken over as it is.
+leave stops the server. On Linux its caretaker does it for a process that was killed; elsewhere a server that is left
+behind is taken over as it is.
 """
 
 import logging
 import os
 import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from typing import Any
 import psutil
 import psycopg2
 
+from pgvector_service import caretaker
 from pgvector_service.settings import SettingsError
 
 log = logging.getLogger(__name__)
@@ -49,8 +52,10 @@ class EmbeddedPostgres:
         except OSError as error:
             raise SettingsError(f"DATA_DIR: {folder} cannot be used: {error.strerror}.") from None
         self.folder = folder.resolve() / "postgres"
-        self._lock = fasteners.InterProcessReaderWriterLock(self.folder.parent / ".postgres.lock")
+        self._lock_path = self.folder.parent / ".postgres.lock"
+        self._lock = fasteners.InterProcessReaderWriterLock(self._lock_path)
         self._server: Any = None
+        self._caretaker: subprocess.Popen[bytes] | None = None
         # Without XDG_RUNTIME_DIR the package locks /tmp/.lockfile, which belongs to the first user who came by.
         PostgresServer._lock = fasteners.InterProcessLock(self.folder.parent / ".start.lock")
 
@@ -59,6 +64,7 @@ class EmbeddedPostgres:
         if not self._lock.acquire_read_lock(timeout=LOCK_TIMEOUT_S):
             raise SettingsError(f"DATA_DIR: another process keeps {self.folder} locked.")
         self.folder.mkdir(exist_ok=True)
+        self._appoint_caretaker()
         if hasattr(os, "geteuid") and os.geteuid() == 0:
             log.warning(
                 "started as root: PostgreSQL runs as the user pgserver, and the folders that lead to %s and to the "
@@ -87,6 +93,10 @@ class EmbeddedPostgres:
 
     def stop(self) -> None:
         """Leave, and stop the server if nobody else uses it."""
+        if self._caretaker:
+            self._caretaker.kill()  # before the lock is let go, so that it has not begun
+            self._caretaker.wait()
+            self._caretaker = None
         self._lock.release_read_lock()
         if self._lock.acquire_write_lock(blocking=False):
             try:
@@ -95,6 +105,18 @@ class EmbeddedPostgres:
             finally:
                 self._lock.release_write_lock()
         self._server = None
+
+    def _appoint_caretaker(self) -> None:
+        if sys.platform == "linux":
+            # In a session of its own, where no Ctrl-C and no signal to the group of the service reaches it.
+            self._caretaker = subprocess.Popen(  # noqa: S603 - nothing of this comes from outside
+                [sys.executable, "-IS", caretaker.__file__, self._lock_path, self.folder],
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
 
 
 def _remove_if_stale(path: Path) -> None:

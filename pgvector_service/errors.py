@@ -20,8 +20,9 @@ VectorDBError
     ├── DatabaseBusy
     └── CommitUnknown
 
-The message of an error is for the caller: it says what to do next and holds neither SQL nor documents. The
-cause (`raise ... from error`) is for the log.
+The message of an error is for the caller: it says what to do next and holds neither SQL nor documents. Its `reason`,
+PostgreSQL's own words if there are any, is for the log and for Python: str() shows it, HTTP does not. The cause
+(`raise ... from error`) is for the log alone.
 """
 
 import re
@@ -31,8 +32,17 @@ from collections.abc import Sequence
 class VectorDBError(Exception):
     """The service could not do this because of a fault of its own; the log has the cause."""
 
-    def __init__(self, message: str | None = None) -> None:
+    def __init__(self, message: str | None = None, *, reason: str = "") -> None:
         super().__init__(message or type(self).__doc__)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.reason})" if self.reason else self.message
+
+    @property
+    def message(self) -> str:
+        """What may be told to anybody."""
+        return str(self.args[0])
 
     @property
     def code(self) -> str:
@@ -112,8 +122,8 @@ class UnsupportedEncoding(VectorDBError):
 class Unavailable(VectorDBError):
     """The service cannot answer just now. Try again in a moment."""
 
-    def __init__(self, message: str | None = None, *, undone: bool = False) -> None:
-        super().__init__(message)
+    def __init__(self, message: str | None = None, *, reason: str = "", undone: bool = False) -> None:
+        super().__init__(message, reason=reason)
         # Nothing was committed and the cause has passed: the same work may be run again at once.
         self.undone = undone
 

@@ -67,7 +67,7 @@ class Import:
             except Unavailable as error:
                 stored = batch[0][0] - 1
                 told = f"The lines up to {stored} are done; send the rest again." if stored else "No line is stored."
-                raise type(error)(f"{error} {told}") from error
+                raise type(error)(f"{error.message} {told}", reason=error.reason) from error
 
     def _batches(self, lines: Iterable[bytes]) -> Iterator[list[Line]]:
         """The items of a batch at a time, no id twice in one, so that the last line with an id wins."""

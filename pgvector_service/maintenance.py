@@ -9,6 +9,7 @@ import psycopg2.errors
 from psycopg2.extensions import parse_dsn
 
 from pgvector_service import queries
+from pgvector_service.dsn import told
 from pgvector_service.errors import DatabaseBusy, DatabaseUnavailable
 
 # What libpq, and so each of PostgreSQL's programs, reads from the environment.
@@ -33,7 +34,7 @@ def maintenance(dsn: str, wait_s: float) -> Iterator[None]:
     try:
         connection = psycopg2.connect(dsn, application_name="pgvector-service maintenance")
     except psycopg2.Error as error:
-        raise DatabaseUnavailable from error
+        raise DatabaseUnavailable(reason=told(error, dsn)) from None
     try:
         connection.autocommit = True
         with connection.cursor() as cur:

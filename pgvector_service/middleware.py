@@ -15,8 +15,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pgvector_service import problems
 from pgvector_service.bodies import ClientGone, decompressed, read_body
-from pgvector_service.errors import VectorDBError
+from pgvector_service.errors import Unavailable, VectorDBError
 from pgvector_service.json_route import JsonRoute
+from pgvector_service.refusals import Refusals
 
 log = logging.getLogger("pgvector_service.requests")
 
@@ -42,8 +43,10 @@ class RequestMiddleware:
         direct: Mapping[tuple[str, str], JsonRoute],
         streamed: Collection[tuple[str, str]],
         max_body_bytes: int,
+        refusals: Refusals,
     ) -> None:
         self.app = app
+        self.refusals = refusals
         self.direct = direct
         self.streamed = streamed
         self.max_body_bytes = max_body_bytes
@@ -93,12 +96,15 @@ class RequestMiddleware:
         except ClientGone:
             status = 499  # the number is nginx's
         except Exception as error:
+            if status and isinstance(error.__cause__, Unavailable):  # the framework has wrapped it
+                error = error.__cause__
             if not isinstance(error, problems.KINDS):
                 log.exception("unexpected error", extra={"request_id": request_id})
                 error = VectorDBError()
-            if status:
-                raise  # the answer has begun and cannot be taken back; the server cuts the connection
-            await problems.answer(error, request_id)(scope, receive, send_noted)
+            answer = problems.answer(error, request_id, self.refusals)
+            # An answer that has begun cannot be taken back: it is left unfinished, and the server cuts the connection.
+            if not status:
+                await answer(scope, receive, send_noted)
         finally:
             _log(scope, status, time.perf_counter() - begin, request_id)
 
@@ -137,6 +143,8 @@ def _request_id(scope: Scope) -> str:
 
 def _log(scope: Scope, status: int, seconds: float, request_id: str) -> None:
     level = logging.WARNING if seconds > SLOW_S else logging.INFO
+    if status == 503:
+        level = logging.DEBUG  # there may be thousands a second: they are counted
     if not log.isEnabledFor(level):
         return
     fields: dict[str, Any] = {

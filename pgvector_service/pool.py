@@ -22,6 +22,7 @@ from psycopg2.extensions import TRANSACTION_STATUS_ACTIVE, TRANSACTION_STATUS_ID
 from psycopg2.extensions import connection as Connection
 
 from pgvector_service import queries
+from pgvector_service.dsn import told
 from pgvector_service.errors import (
     CollectionExists,
     CollectionNotFound,
@@ -96,7 +97,7 @@ class ConnectionPool:
                 cur.execute("COMMIT")
             except psycopg2.Error as error:
                 if _has_broken(conn, error) and begin == queries.begin_write:
-                    raise CommitUnknown from error
+                    raise CommitUnknown(reason=_reason(error)) from error
                 raise
 
     def fetch(self, statement: str, parameters: Mapping[str, object]) -> list[tuple[Any, ...]]:
@@ -153,8 +154,9 @@ class ConnectionPool:
                 client_encoding="UTF8",
                 keepalives_idle=30,
             )
-        except psycopg2.Error as error:
-            raise DatabaseUnavailable from error
+        except Exception as error:
+            # Without a cause, which a traceback would show: whatever it says, the password might be in it.
+            raise DatabaseUnavailable(reason=told(error, self._dsn)) from None
         conn.autocommit = True
         psycopg2.extras.register_default_jsonb(conn, loads=read_json)
         self.still_alive(conn)
@@ -165,7 +167,7 @@ class ConnectionPool:
             except BaseException as error:
                 self._close(conn)
                 if isinstance(error, psycopg2.Error):
-                    raise DatabaseUnavailable from error
+                    raise DatabaseUnavailable(reason=_reason(error)) from error
                 raise
         return conn
 
@@ -202,8 +204,10 @@ class ConnectionPool:
                 for conn, since in self._busy.items():
                     if conn.info.transaction_status != TRANSACTION_STATUS_ACTIVE and since < now:
                         self._busy[conn] = now  # it is we who are slow: nothing is asked of the server
-                for conn in [conn for conn, since in self._busy.items() if since < now - self._stall_s]:
-                    log.warning("a connection has not answered for %.0f s; hanging up", self._stall_s)
+                stalled = [conn for conn, since in self._busy.items() if since < now - self._stall_s]
+                if stalled:
+                    log.warning("hanging up %d connections silent for %.0f s", len(stalled), self._stall_s)
+                for conn in stalled:
                     self._busy[conn] = float("inf")
                     with suppress(psycopg2.Error, OSError):
                         hang_up(conn)
@@ -218,6 +222,11 @@ def _has_broken(conn: Connection, error: psycopg2.Error) -> bool:
     return bool(conn.closed) or (error.pgcode is None and lost)
 
 
+def _reason(error: psycopg2.Error) -> str:
+    """What PostgreSQL says, without the statement; or libpq, of a connection that it has lost."""
+    return error.diag.message_primary or str(error).strip().partition("\n")[0]
+
+
 def hang_up(conn: Connection) -> None:
     """Shut the socket down under libpq. tcp_user_timeout does not help: the kernel of a stopped server acknowledges."""
     with socket.fromfd(conn.fileno(), socket.AF_INET, socket.SOCK_STREAM) as copy:
@@ -226,25 +235,29 @@ def hang_up(conn: Connection) -> None:
 
 def translated(error: psycopg2.Error, *, broken: bool) -> VectorDBError:
     """The error to raise for one of psycopg2's, by SQLSTATE; `broken` when it has cost the connection."""
-    state = error.pgcode or ""
+    state, reason = error.pgcode or "", _reason(error)
     if broken or state[:3] == "57P" or state[:2] == "08":
-        return DatabaseUnavailable(undone=True)
+        return DatabaseUnavailable(reason=reason, undone=True)
     if state in ("40001", "40P01"):
-        return DatabaseBusy(undone=True)
+        return DatabaseBusy(reason=reason, undone=True)
     if state in ("55P03", "57014"):
-        return DatabaseBusy()
+        return DatabaseBusy(reason=reason)
     if state == "42P01":
-        return DatabaseUnavailable("The database has lost the tables of this service. Restart it to make them anew.")
+        return DatabaseUnavailable(
+            "The database has lost the tables of this service. Restart it to make them anew.", reason=reason
+        )
     if state in CHANGING:
-        return Unavailable("The tables of this service are being changed. Try again in a moment.")
+        return Unavailable("The tables of this service are being changed. Try again in a moment.", reason=reason)
     if state == "25006":
-        return Unavailable("The database accepts no writes just now. Try again in a moment.")
+        return Unavailable("The database accepts no writes just now. Try again in a moment.", reason=reason)
     if state[:2] == "53":
-        return Unavailable("The database is out of disk, memory or connections. Try again when it has room.")
+        return Unavailable(
+            "The database is out of disk, memory or connections. Try again when it has room.", reason=reason
+        )
     if state == "23503":
         return CollectionNotFound()
     if state == "23505":
         return CollectionExists()
     if state[:2] in ("22", "54") or state == "23514":
         return InvalidInput("request", "PostgreSQL cannot store one of the values.")
-    return VectorDBError()
+    return VectorDBError(reason=reason)

@@ -5,7 +5,8 @@ import threading
 import time
 from typing import Any, Protocol
 
-from pgvector_service.errors import VectorDBError
+from pgvector_service.errors import DatabaseUnavailable, VectorDBError
+from pgvector_service.refusals import Refusals
 
 log = logging.getLogger(__name__)
 
@@ -25,10 +26,14 @@ class Database(Protocol):
 
 
 class Probe:
-    """A thread that opens the database, as soon as it can be reached, and then looks after it every second."""
+    """A thread that opens the database, as soon as it can be reached, and then looks after it every second.
 
-    def __init__(self, database: Database) -> None:
+    When it is away `refusals` are told, and every second to settle.
+    """
+
+    def __init__(self, database: Database, refusals: Refusals) -> None:
         self._database = database
+        self._refusals = refusals
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="health-probe", daemon=True)
         self._asked = 0.0
@@ -55,19 +60,20 @@ class Probe:
         return {**self._answer, "database": fresh and self._answer["database"]}
 
     def _run(self) -> None:
-        opened, said = False, ""
+        opened = False
         while not self._stop.is_set():
             try:
                 if not opened:
                     self._database.open()
                     opened = True
-                self._answer = self._database.check_health()
-                self._asked = time.monotonic()
-                said = ""
+                answer = self._database.check_health()
+                reason = answer.pop("reason")
+                self._answer, self._asked = answer, time.monotonic()
+                if reason:
+                    self._refusals.add(DatabaseUnavailable(reason=reason), 0)
             except VectorDBError as error:
-                if said != str(error):
-                    log.warning("the database is not ready, trying on: %s", error.__cause__ or error)
-                said = str(error)
+                self._refusals.add(DatabaseUnavailable(reason=error.reason or error.message), 0)
             except Exception:
                 log.exception("the health probe failed")
+            self._refusals.settle()
             self._stop.wait(INTERVAL_S)

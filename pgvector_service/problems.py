@@ -18,6 +18,7 @@ from pgvector_service.errors import (
     UnsupportedEncoding,
     VectorDBError,
 )
+from pgvector_service.refusals import Refusals
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +45,8 @@ RETRY_AFTER_S = 1
 MAX_FIELD, MAX_DETAIL = 80, 1200
 
 
-def answer(error: Exception, request_id: str) -> Response:
-    """The answer for an error of one of KINDS; logs the cause of one that is no fault of the caller."""
+def answer(error: Exception, request_id: str, refusals: Refusals) -> Response:
+    """The answer for an error of one of KINDS; one that is no fault of the caller is logged, or a refusal."""
     if isinstance(error, RequestValidationError):
         return problem(422, "invalid_input", first_fault(error.errors()), request_id)
     if isinstance(error, HTTPException):
@@ -56,9 +57,11 @@ def answer(error: Exception, request_id: str) -> Response:
         )
     assert isinstance(error, VectorDBError)
     status = next(STATUS[ancestor] for ancestor in type(error).__mro__ if ancestor in STATUS)
-    if status >= 500:
+    if isinstance(error, Unavailable):
+        refusals.add(error)
+    elif status == 500:
         log.error("%s (%s)", error, request_id, exc_info=error.__cause__)
-    return problem(status, "internal_error" if status == 500 else error.code, str(error), request_id)
+    return problem(status, "internal_error" if status == 500 else error.code, error.message, request_id)
 
 
 def problem(status: int, code: str, detail: str, request_id: str, headers: dict[str, str] | None = None) -> Response:

@@ -4,12 +4,13 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
 
 import platformdirs
 import psutil
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from pgvector_service import dsn
 
 
 def _half_of_memory() -> int:
@@ -33,9 +34,11 @@ def environment_for_command(variables: Mapping[str, str], programs: Path | None)
 class Settings(BaseSettings):
     """One attribute for each variable; `.env.example` lists them all with their defaults."""
 
-    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
+    )
 
-    database_url: str | None = None
+    database_url: str | None = Field(None, repr=False)
     api_host: str = "127.0.0.1"
     api_port: int = Field(8000, ge=0, le=65535)
     web_concurrency: int = Field(1, ge=1, le=64)
@@ -53,17 +56,9 @@ class Settings(BaseSettings):
 
     @field_validator("database_url")
     @classmethod
-    def _is_a_url(cls, url: str | None) -> str | None:
-        if url is not None:
-            try:
-                parts = urlsplit(url)
-                usable = parts.scheme in ("postgresql", "postgres") and parts.netloc.count("@") < 2 and parts.port != 0
-            except ValueError:
-                usable = False
-            if not usable:
-                raise ValueError(
-                    "must be like postgresql://user:password@host:5432/database, the password percent-encoded"
-                )
+    def _can_be_connected_to(cls, url: str | None) -> str | None:
+        if url is not None and (fault := dsn.fault(url)):
+            raise ValueError(fault)
         return url
 
     @property

@@ -46,6 +46,7 @@ class Store:
         cache_max_bytes: int,
         recall_target: float,
         threads: int,
+        when_closed: Callable[[], object],
     ) -> None:
         self._dsn = dsn
         self._pool_size = pool_size
@@ -53,6 +54,7 @@ class Store:
         self.statement_timeout_s = statement_timeout_s
         self._recall_target = recall_target
         self._threads = threads
+        self._when_closed = when_closed
         limit_threads(threads)
         self.cache = Cache(cache_max_bytes, self.still_alive, self._changed)
         self._incarnation: str | None = None
@@ -85,12 +87,15 @@ class Store:
 
     @property
     def pool(self) -> ConnectionPool:
-        """The connections; raises DatabaseUnavailable while the store is not open, and Maintenance during one."""
+        """The connections; raises Maintenance during one. `when_closed` opens a closed store, or raises."""
         if self._pool is None:
+            self._when_closed()
+        pool = self._pool
+        if pool is None:
             raise DatabaseUnavailable
         if self._maintenance:
             raise Maintenance
-        return self._pool
+        return pool
 
     def heed(self, maintenance: bool) -> None:
         """Keep away from the database while it is maintained; afterwards its tables may be others, and older ones."""

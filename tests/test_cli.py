@@ -4,12 +4,15 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psutil
 import pytest
 
 from conftest import ROOT, Service, all_ended, postgres_processes, wait_until
+from pgvector_service import caretaker
 from pgvector_service.embedded import EmbeddedPostgres
 
 ITEM = {"collection_name": "c", "ids": ["a"], "embeddings": [[1.0, 0.0]]}
@@ -46,26 +49,59 @@ def test_sigterm_stops_the_database_too(data_dir: Path, workers: str) -> None:
     assert all_ended(servers)
 
 
-def test_a_killed_service_finds_all_its_data_and_still_stops_its_database(data_dir: Path) -> None:
+def test_a_killed_service_takes_its_database_along_and_finds_all_its_data(data_dir: Path) -> None:
     with Service(DATA_DIR=str(data_dir)) as service:
         assert service.client.post("/items", json=ITEM).status_code == 201
+        servers = postgres_processes(data_dir)
         service.stop(signal.SIGKILL)
-    assert postgres_processes(data_dir)
+    wait_until(lambda: all_ended(servers), seconds=10)
+    assert "database system is shut down" in (data_dir / "postgres" / "log").read_text()
+    wait_until(lambda: not caretakers(data_dir))
 
     with Service(DATA_DIR=str(data_dir)) as service:
         assert service.client.post("/search/vector", json=QUERY).json()["ids"] == ["a"]
         servers = postgres_processes(data_dir)
         service.stop()
     assert all_ended(servers)
+    assert not caretakers(data_dir)
+
+
+def test_a_killed_service_leaves_the_database_to_another_that_uses_it(data_dir: Path) -> None:
+    with Service(DATA_DIR=str(data_dir)) as first, Service(DATA_DIR=str(data_dir)) as second:
+        assert first.client.post("/items", json=ITEM).status_code == 201
+        servers = postgres_processes(data_dir)
+        first.stop(signal.SIGKILL)
+        time.sleep(1)
+        assert second.client.post("/search/vector", json=QUERY).json()["ids"] == ["a"]
+        assert postgres_processes(data_dir)[0] == servers[0]
+        second.stop(signal.SIGKILL)
+    wait_until(lambda: all_ended(servers), seconds=10)
+
+
+def test_without_its_caretaker_a_service_works_and_stops_as_ever(data_dir: Path) -> None:
+    with Service(DATA_DIR=str(data_dir)) as service:
+        (its_own,) = caretakers(data_dir)
+        its_own.kill()
+        assert service.client.post("/items", json=ITEM).status_code == 201
+        servers = postgres_processes(data_dir)
+        assert service.stop() == 0
+    assert all_ended(servers)
+
+
+def caretakers(data_dir: Path) -> list[psutil.Process]:
+    """The processes that stop the database in `data_dir` when nobody uses it any more."""
+    expected = [caretaker.__file__, str(data_dir / ".postgres.lock"), str(data_dir / "postgres")]
+    return [each for each in psutil.process_iter(["cmdline"]) if (each.info["cmdline"] or [])[-3:] == expected]
 
 
 def test_a_killed_database_starts_again_with_its_data(data_dir: Path) -> None:
     with Service(DATA_DIR=str(data_dir)) as service:
         assert service.client.post("/items", json=ITEM).status_code == 201
         servers = postgres_processes(data_dir)
+        for process in servers:
+            process.kill()
         service.stop(signal.SIGKILL)
-    servers[0].kill()
-    wait_until(lambda: all_ended(servers))
+    wait_until(lambda: all_ended(servers) and not caretakers(data_dir))
     # The process id in what is left belongs to somebody else by now.
     pid_file = data_dir / "postgres" / "postmaster.pid"
     pid_file.write_text("\n".join([str(os.getpid()), *pid_file.read_text().split("\n")[1:]]))
@@ -132,14 +168,27 @@ def test_the_command_explains_itself() -> None:
     assert run("--version").stdout.strip().count(".") == 2
 
 
-def test_the_log_can_be_json(database: str) -> None:
+def test_the_log_can_be_json_and_nothing_else(database: str) -> None:
     with Service(DATABASE_URL=database, LOG_FORMAT="json") as service:
         service.client.get("/collections", headers={"x-request-id": "here"})
         service.stop()
-        lines = [json.loads(line) for line in service.log().splitlines() if line.startswith("{")]
+        lines = [json.loads(line) for line in service.log().splitlines()]
+    (start,) = [line for line in lines if "api" in line]
+    assert (start["api"], start["docs"]) == (service.url, f"{service.url}/docs")
+    assert start["data"] == "the database at DATABASE_URL"
+    for line in lines:
+        assert timedelta() <= datetime.now(UTC) - datetime.fromisoformat(line["time"]) < timedelta(minutes=1)
     (line,) = [line for line in lines if line.get("request_id") == "here"]
     assert (line["method"], line["route"], line["status"], line["level"]) == ("GET", "/collections", 200, "INFO")
     assert line["ms"] > 0
+
+
+def test_times_in_the_log_have_a_zone(database: str) -> None:
+    with Service(DATABASE_URL=database, TZ="Asia/Tokyo") as service:
+        service.client.get("/collections")
+        service.stop()
+        (line,) = [line for line in service.log().splitlines() if "GET /collections " in line]
+    assert timedelta() <= datetime.now(UTC) - datetime.fromisoformat(line.split()[0]) < timedelta(minutes=1)
 
 
 def test_a_service_waits_for_its_database(data_dir: Path) -> None:

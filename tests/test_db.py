@@ -9,6 +9,7 @@ import numpy as np
 import psycopg2
 import pytest
 
+from conftest import wait_until
 from pgvector_db import VectorDB
 from pgvector_service import loading
 from pgvector_service.errors import (
@@ -20,6 +21,8 @@ from pgvector_service.errors import (
     PoolExhausted,
     Unavailable,
 )
+from pgvector_service.probe import Probe
+from pgvector_service.refusals import Refusals
 
 Sql = Callable[..., list[tuple[Any, ...]]]
 RNG = np.random.default_rng(0)
@@ -608,22 +611,35 @@ def test_the_log_says_once_that_the_database_is_away_and_once_that_it_is_back(
 ) -> None:
     database = make_database()
     name = database.split("/")[3].split("?")[0]
-    with VectorDB(database) as db, caplog.at_level("INFO", "pgvector_db"):
-        assert db.check_health()["database"]
+    refusals = Refusals()
+    with VectorDB(database) as db, caplog.at_level("INFO", "pgvector_service"):
+        assert db.check_health()["reason"] is None
         sql(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
         sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
+        probe = Probe(db, refusals)
+        probe.start()
+        wait_until(lambda: bool(caplog.records))
         for _ in range(3):
-            assert not db.check_health()["database"]
+            health = db.check_health()
+            assert not health["database"]
+            assert f'database "{name}" is not currently accepting connections' in health["reason"]
+        for _ in range(5):
+            with pytest.raises(DatabaseUnavailable) as refused:
+                db.count_items("c")
+            refusals.add(refused.value)
         sql(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
-        for _ in range(3):
-            assert db.check_health()["database"]
+        wait_until(lambda: len(caplog.records) > 1)
+        probe.stop()
+        assert db.check_health()["database"]
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    assert caplog.messages[0].startswith("the database is away: ")
+    assert caplog.messages[1].startswith("the database is back: 5 requests were refused in ")
 
 
 def test_without_a_server_the_error_says_so() -> None:
-    with pytest.raises(DatabaseUnavailable):
+    with pytest.raises(DatabaseUnavailable, match="Connection refused"):
         VectorDB("postgresql://postgres@127.0.0.1:1/postgres").open()
-    with pytest.raises(DatabaseUnavailable):
+    with pytest.raises(DatabaseUnavailable, match="Connection refused"):
         VectorDB("postgresql://postgres@127.0.0.1:1/postgres").count_items("c")
 
 

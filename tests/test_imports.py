@@ -39,6 +39,7 @@ def faults(name: str, source: str) -> set[str]:
         found |= (tops | parts) & (WEB | {"psycopg2", "pydantic", "settings", "models", "pool", "cache", "queries"})
     if name not in {
         "pgvector_db",
+        "dsn",
         "pool",
         "store",
         "cache",

@@ -1,6 +1,7 @@
 """What the service does while its database hangs or has no connection to spare."""
 
 import json
+import re
 import signal
 import socket
 import statistics
@@ -87,6 +88,60 @@ def test_a_database_that_hangs_is_hung_up_on_and_health_says_so(data_dir: Path, 
                 process.send_signal(signal.SIGCONT)
         wait_until(lambda: service.client.get("/health").status_code == 200)
         assert service.client.post("/search/vector", json=QUERY).json()["ids"] == ["a"]
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_an_outage_under_load_is_two_lines_in_the_log(data_dir: Path, log_format: str) -> None:
+    url = f"postgresql://postgres@/postgres?host={data_dir}/postgres"
+    big = {"collection_name": "c", "ids": [f"{i}" for i in range(5000)], "embeddings": [[1.0] * 200] * 5000}
+    requests = [
+        ("POST", "/search/vector", {**QUERY, "query_embedding": [1.0] * 200}),
+        ("POST", "/items/get", {"collection_name": "c"}),
+        ("GET", "/health/ready", None),
+        ("GET", "/collections", None),
+    ]
+    stopped = threading.Event()
+    plain = {"accept-encoding": "identity"}  # compressed, all of it would be under way already
+
+    def ask() -> int:
+        refused = 0
+        with httpx.Client(timeout=30) as client:
+            while not stopped.is_set():
+                for method, path, body in requests:
+                    status = client.request(method, service.url + path, json=body).status_code
+                    assert status in (200, 503)
+                    refused += status == 503 and path != "/health/ready"
+        return refused
+
+    with Service(DATA_DIR=str(data_dir)) as postgres, Service(DATABASE_URL=url, LOG_FORMAT=log_format) as service:
+        assert service.client.post("/items", json=big).status_code == 201
+        with (
+            service.client.stream("GET", "/collections/c/export", headers=plain) as export,
+            in_threads(7, ask) as refusals,
+        ):
+            lines = export.iter_lines()
+            next(lines)
+            time.sleep(0.5)
+            postgres.stop()
+            time.sleep(3)
+            with pytest.raises(httpx.RemoteProtocolError):
+                list(lines)
+            with Service(DATA_DIR=str(data_dir)):
+                wait_until(lambda: "database is back" in service.log())
+                stopped.set()
+        log = service.log()
+    assert sum(refusals) > 100
+    assert "Traceback" not in log
+    loggers = "refusals|probe|problems|pool|store|search|uvicorn"
+    away, cut, back = (line for line in log.splitlines() if re.search(loggers, line) and "service.requests" not in line)
+    assert "the database is away: " in away
+    assert re.search(r"terminating connection|Connection refused|No such file|shutting down|closed the conn", away)
+    assert "without completing response" in cut  # the export: no answer can be taken back
+    counted = re.search(r"the database is back: (\d+) requests were refused in \d\.\d s", back)
+    assert counted
+    assert int(counted[1]) == sum(refusals) + 1  # and the export
+    assert " 503 " not in log
+    assert '"status": 503' not in log
 
 
 def test_clients_that_hang_up_do_not_disturb_the_others_in_their_batch(database: str) -> None:
