@@ -14,9 +14,11 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request
+from fastapi.routing import iter_route_contexts
 from fastapi_offline import FastAPIOffline
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 from starlette.convertors import Convertor, register_url_convertor
+from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette_compress import CompressMiddleware, add_compress_type
 
@@ -25,7 +27,7 @@ from pgvector_service import __version__, models, problems
 from pgvector_service.bodies import lines
 from pgvector_service.errors import CollectionExists, Conflict, InvalidInput, ItemNotFound
 from pgvector_service.items import Mode, checked_metric
-from pgvector_service.json_route import JsonRoute
+from pgvector_service.json_route import JsonRoute, StrictRoute
 from pgvector_service.middleware import ENCODED_SLASH, RequestMiddleware, content_encoding
 from pgvector_service.pages import Order
 from pgvector_service.probe import Probe
@@ -112,7 +114,7 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-router = APIRouter()
+router = APIRouter(route_class=StrictRoute)
 with_body = APIRouter(route_class=JsonRoute)
 
 
@@ -680,4 +682,17 @@ def _check_at_most(field: str, value: int, most: int) -> None:
 
 
 async def _problem(request: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        # The framework names the methods of one route; others may share its path.
+        methods = _methods(request)
+        error.headers = {"Allow": ", ".join(methods)} if methods else error.headers
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=error.headers)
     return problems.answer(error, request.state.request_id, request.app.state.refusals)
+
+
+def _methods(request: Request) -> list[str]:
+    """What can be asked of the path, in alphabetical order."""
+    path = request.scope["path"]
+    routes = [route for route in iter_route_contexts(request.app.routes) if route.methods]
+    return sorted({method for route in routes if route.path_regex.match(path) for method in route.methods or ()})

@@ -3,10 +3,10 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from pgvector_service.diversity import Mmr
-from pgvector_service.items import Mode
+from pgvector_service.items import MAX_NUMBER, Mode
 from pgvector_service.options import SearchOptions
 from pgvector_service.ranking import Metric, MetricName
 
@@ -38,11 +38,20 @@ Include = Annotated[
 Texts = Annotated[list[str | None] | None, Field(fail_fast=True)]
 Metadatas = Annotated[list[dict[str, Any] | None] | None, Field(fail_fast=True)]
 Ids = Annotated[list[str], Field(fail_fast=True)]
-IfVersion = Annotated[
-    int | None, Field(description="Refuse with 409 unless the collection is at this version: nobody has written since.")
-]
 Uris = Annotated[Texts, Field(description="Where the thing is that the embedding stands for.")]
 MediaTypes = Annotated[Texts, Field(description="What it is, such as text/plain or image/png.")]
+
+
+def _whole(value: Any) -> Any:
+    # A JSON parser makes a float of an integer beyond 64 bits; a bound says more of it than that it is no integer.
+    return int(value) if isinstance(value, float) and abs(value) >= 2**63 else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+IfVersion = Annotated[
+    Annotated[Whole, Field(ge=0, le=MAX_NUMBER)] | None,
+    Field(description="Refuse with 409 unless the collection is at this version: nobody has written since."),
+]
 
 
 class Body(BaseModel):
@@ -55,7 +64,7 @@ class NewCollection(Body):
     """POST /collections"""
 
     name: str = Field(validation_alias=AliasChoices("name", "collection_name"))
-    dimension: int | None = Field(None, description="Fixed by the first write when left out.")
+    dimension: Whole | None = Field(None, description="Fixed by the first write when left out.")
     metric: MetricName = Field("cosine", description="l2, l1 and dot are other names of euclidean, manhattan and ip.")
     language: str = Field("english", description="A text search configuration of PostgreSQL, for full text search.")
     metadata: dict[str, Any] | None = None
@@ -176,7 +185,7 @@ class ItemsQuery(Filtered):
     """POST /items/get"""
 
     ids: Ids | None = Field(None, description="These items; without it all that match, page by page.")
-    limit: int = Field(100, ge=1)
+    limit: Whole = Field(100, ge=1)
     cursor: str | None = Field(None, description="The next_cursor of the page before.")
     order_by: str | None = Field(None, description="`id` (the default), `created_at`, or a path in the metadata.")
     descending: bool = False
@@ -227,13 +236,13 @@ class ItemsDeletion(Filtered):
 class SearchBody(Filtered):
     """What every search takes."""
 
-    n_results: int = Field(10, ge=1)
-    offset: int = Field(0, ge=0, description="So many of the best are left out.")
+    n_results: Whole = Field(10, ge=1)
+    offset: Whole = Field(0, ge=0, description="So many of the best are left out.")
     include: Include
     group_by: str | None = Field(
         None, description="A path in the metadata: of each value there (and of none) take at most group_size items."
     )
-    group_size: int = Field(1, ge=1)
+    group_size: Whole = Field(1, ge=1)
 
     def options(self) -> dict[str, Any]:
         """What was given of the options that the searches of VectorDB have in common."""
@@ -246,7 +255,7 @@ class Diversity(Body):
     """Maximal marginal relevance: of the `candidates` best choose those that are unlike each other."""
 
     diversity: float = Field(0.5, description="0: relevance only; 1: difference only.")
-    candidates: int = 100
+    candidates: Whole = 100
 
 
 class VectorSearchBody(SearchBody):
@@ -334,7 +343,7 @@ class HybridSearchBody(VectorSearchBody):
     alpha: float | None = Field(
         None, ge=0, le=1, description="Fusion by score instead: alpha times the nearness, 1 - alpha times the match."
     )
-    candidates: int | None = Field(
+    candidates: Whole | None = Field(
         None, description="So many of the best of each side take part; by default 100, or as many as are wanted."
     )
 

@@ -84,14 +84,14 @@ def first_fault(errors: Sequence[Any]) -> str:
     """The first of pydantic's errors as `field[3]: what is wrong`."""
     # A field that nobody knows is often a misspelt one, and then the reason why another is missing.
     fault = next((error for error in errors if error["type"] == "extra_forbidden"), errors[0])
-    steps = [step for step in fault["loc"] if step not in ("body", "query", "path")]
-    if fault["type"] == "json_invalid":
-        return f"body: not valid JSON at character {fault['loc'][-1]} (NaN and Infinity are not JSON either)."
+    origin, *steps = fault["loc"]  # body, query or path
     if not steps and fault["type"] in ("model_attributes_type", "dict_type", "model_type"):
         return "body: must be a JSON object, sent with the header Content-Type: application/json."
     name = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).lstrip(".")
     more = f" ({len(errors) - 1} more)" if len(errors) > 1 else ""
     printable = "".join(c if c.isprintable() else "?" for c in name[:MAX_FIELD])
+    if fault["type"] == "extra_forbidden" and origin == "query":
+        return f"{printable}: is not a query parameter of this route{more}; GET /docs shows those that are."
     if fault["type"] == "extra_forbidden":
         return f"{printable}: is not a field of this request{more}; GET /docs shows its fields."
     return f"{printable or 'body'}: {fault['msg'][0].lower()}{fault['msg'][1:]}{more}."

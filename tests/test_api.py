@@ -1,4 +1,5 @@
 import base64
+import gzip
 import json
 import logging
 import re
@@ -21,7 +22,7 @@ from pgvector_api import create_app
 from pgvector_service import models
 from pgvector_service.settings import Settings
 
-NAN = float("nan")
+NAN, INFINITE = float("nan"), float("inf")
 ITEMS: dict[str, Any] = {
     "collection_name": "research_papers",
     "ids": ["doc1", "doc2", "doc3"],
@@ -276,9 +277,19 @@ def items(**changes: Any) -> dict[str, Any]:
             items(embeddings=[[1, 2, 3], [1, 2], [1, 2, 3]]),
             r"embeddings\[1\]: has 2 numbers where embeddings\[0\] has 3",
         ),
-        (items(embeddings=[[1, 2, 3], [1, NAN, 3], [1, 2, 3]]), "body: not valid JSON"),
+        (
+            items(embeddings=[[1, 2, 3], [1, NAN, 3], [1, 2, 3]]),
+            r"embeddings\[1\]\[1\]: is NaN; every number must be finite",
+        ),
+        (
+            items(embeddings=[[1, 2, 3], [1, -INFINITE, 3], [1, 2, 3]]),
+            r"embeddings\[1\]\[1\]: is infinite; every number",
+        ),
         (items(embeddings=[[1, 2, 3], [1, 1e39, 3], [1, 2, 3]]), r"embeddings\[1\]\[1\]: does not fit into float32"),
-        (items(embeddings=[[1, 2, 3], [1, -(10**400), 3], [1, 2, 3]]), "body: not valid JSON"),
+        (
+            items(embeddings=[[1, 2, 3], [1, -(10**400), 3], [1, 2, 3]]),
+            r"embeddings\[1\]\[1\]: is too large; every number",
+        ),
         (items(embeddings=[[1, 2, 3], [1, 2, 3], [0, 0, 0]]), r"embeddings\[2\]: is all zeros"),
         (items(embeddings=[[1, 2, 3], [1, 2, 3], [1e-46] * 3]), r"embeddings\[2\]: is all zeros"),
         (items(embeddings=[[1, 2, 3], [1, "2", 3], [1, 2, 3]]), r"embeddings\[1\]\[1\]: must be a number"),
@@ -301,12 +312,17 @@ def items(**changes: Any) -> dict[str, Any]:
         (items(ids=["a", "b\0", "c"]), r"ids\[1\]: holds a NUL"),
         (items(ids=[]), "ids: must name at least one"),
         (items(documents=["a", "b\0", "c"]), r"documents\[1\]: holds a NUL"),
-        (items(documents=["a", "\ud800", "c"]), "body: not valid JSON"),
+        (items(documents=["a", "\ud800", "c"]), r"documents\[1\]: holds half of a surrogate pair"),
+        (
+            items(metadatas=[{"a": {"\ud800": 1}}, {}, {}]),
+            r"metadatas\[0\]\.a: has a key that holds half of a surrogate",
+        ),
         (items(metadatas=[{}, [], {}]), r"metadatas\[1\]: input should be a valid dictionary"),
         (items(metadatas=[{}, {"a": {"b\0": 1}}, {}]), r"metadatas\[1\]: holds a NUL"),
         (items(metadatas=[{}, {"a": 2**53 + 1}, {}]), r"metadatas\[1\]: holds a number beyond 2\^53"),
         (items(metadatas=[{}, {"a": [2**64]}, {}]), r"metadatas\[1\]: holds a number beyond 2\^53"),
-        (items(metadatas=[{}, {"a": -(10**4000)}, {}]), "body: not valid JSON"),
+        (items(metadatas=[{}, {"a": -(10**4000)}, {}]), r"metadatas\[1\]\.a: is too large"),
+        (items(metadatas=[{}, {"path": NAN}, {}]), r"metadatas\[1\]\.path: is NaN"),
         (
             items(metadatas=[{}, nested(33), {}]),
             r"metadatas\[1\]: is nested deeper than 32",
@@ -316,6 +332,8 @@ def items(**changes: Any) -> dict[str, Any]:
         (items(collection_name=".."), "collection_name: must not"),
         (items(collection_name=""), "collection_name: must have 1 to 512 bytes"),
         (items(extra=1), "extra: is not a field of this request;"),
+        (items(path=1), "path: is not a field of this request;"),
+        (items(if_version=10**30), "if_version: input should be less than or equal to 9007199254740992"),
         ({"colection_name": "new"}, r"colection_name: is not a field of this request \(3 more\)"),
         ({"collection_name": "new"}, r"ids: field required \(1 more\)"),
         ([], "body: must be a JSON object"),
@@ -366,6 +384,11 @@ def test_what_is_accepted_is_read_back(client: TestClient, good: Any) -> None:
         ({"n_results": 0}, "n_results: input should be greater than or equal to 1"),
         ({"n_results": 10_001}, r"n_results: must be at most 10000 \(MAX_RESULTS\)"),
         ({"n_results": 2**63}, "n_results: must be at most 10000"),
+        ({"n_results": 10**30}, "n_results: must be at most 10000"),
+        ({"n_results": -(10**30)}, "n_results: input should be greater than or equal to 1"),
+        ({"offset": 10**30}, "n_results and offset together: must be at most 10000"),
+        ({"offset": 1e30}, "n_results and offset together: must be at most 10000"),
+        ({"mmr": {"candidates": 10**30}}, "queries times mmr.candidates: must be at most 100000"),
         ({"n_results": "10"}, "n_results: input should be a valid integer"),
         ({"n_results": 1.5}, "n_results: input should be a valid integer"),
         ({"n_results": None}, "n_results: input should be a valid integer"),
@@ -406,6 +429,43 @@ def test_unknown_routes_and_methods_have_the_same_shape(client: TestClient) -> N
     assert response.headers["allow"] == "POST"
 
 
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/collections", "GET, POST"),
+        ("/collections/c", "DELETE, GET, PATCH"),
+        ("/collections/c/items/a/b", "DELETE, GET"),
+        ("/search/vector", "POST"),
+        ("/health", "GET"),
+    ],
+)
+def test_the_methods_of_a_path_are_told(client: TestClient, path: str, methods: str) -> None:
+    told = client.options(path)
+    assert (told.status_code, told.headers["allow"], told.content) == (204, methods, b"")
+    refused = client.put(path)
+    refusal(refused, 405, "method_not_allowed")
+    assert refused.headers["allow"] == methods
+    refusal(client.options("/nope"), 404, "no_such_route")
+
+
+def test_a_query_parameter_that_the_route_does_not_know_is_refused(filled: TestClient) -> None:
+    for method, path in (
+        ("GET", "/collections?limits=1"),
+        ("GET", "/health?limits=1"),
+        ("DELETE", "/collections/research_papers?limits=1"),
+        ("DELETE", "/collections/research_papers/items/doc1?limits="),
+        ("PATCH", "/collections/research_papers?limits=1"),
+        ("POST", "/search/vector?limit=1&limits=1"),
+    ):
+        detail = refusal(filled.request(method, path, json=QUERY), 422, "invalid_input")
+        assert re.match(r"limits?: is not a query parameter of this route", detail), (path, detail)
+    twice = refusal(filled.get("/collections?limit=1&limit=2"), 422)
+    assert twice == "limit: is given more than once."
+    outside = refusal(filled.get(f"/collections?offset={10**30}"), 422)
+    assert outside == "offset: input should be less than or equal to 2147483648."
+    assert filled.get("/collections/research_papers").json()["count"] == 3
+
+
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", None])
 def test_a_body_without_its_type_is_explained(client: TestClient, content_type: str | None) -> None:
     headers = {"content-type": content_type} if content_type else {}
@@ -414,10 +474,27 @@ def test_a_body_without_its_type_is_explained(client: TestClient, content_type: 
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"{'a': 1}", b"[1,]", b"\xff\xfe{\x00}\x00", b'{"a": "\xff"}', b"[" * 100_000]
+    ("content", "problem"),
+    [
+        (b"", "is empty; send a JSON object"),
+        (b" \n", "is empty; send a JSON object"),
+        (b"{", "is not valid JSON at character 1: "),
+        (b"{'a': 1}", "is not valid JSON at character 1: "),
+        (b"[1,]", "is not valid JSON at character 2: trailing comma"),
+        (b"[NaN,]", "is not valid JSON at character 1: "),
+        (b"NaN", "is NaN; every number must be finite"),
+        (b"\xff\xfe{\x00}\x00", "is not UTF-8 text"),
+        (b'{"a": "\xff"}', "is not UTF-8 text"),
+        (gzip.compress(b"{}"), "is not UTF-8 text"),
+        (b"[" * 100_000, "is nested too deeply"),
+        (b'{"a":' * 5_000 + b"1" + b"}" * 5_000, "is nested too deeply"),
+        (b"9" * 5_000, "is too large; every number"),
+        (b"1e400", "is too large; every number"),
+    ],
 )
-def test_a_body_that_is_no_json_is_refused(client: TestClient, content: bytes) -> None:
-    refusal(client.post("/items", content=content, headers={"content-type": "application/json"}), 422)
+def test_a_body_that_is_no_json_is_refused_with_the_reason(client: TestClient, content: bytes, problem: str) -> None:
+    response = client.post("/items", content=content, headers={"content-type": "application/json"})
+    assert refusal(response, 422).startswith(f"body: {problem}")
 
 
 def test_a_long_list_of_wrong_entries_is_one_fault(client: TestClient) -> None:
