@@ -23,16 +23,18 @@ from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette_compress import CompressMiddleware, add_compress_type
 
 from pgvector_db import VectorDB
-from pgvector_service import __version__, models, problems
-from pgvector_service.bodies import lines
+from pgvector_service import __version__
 from pgvector_service.errors import CollectionExists, Conflict, InvalidInput, ItemNotFound
-from pgvector_service.items import Mode, checked_metric
-from pgvector_service.json_route import JsonRoute, StrictRoute
-from pgvector_service.middleware import ENCODED_SLASH, RequestMiddleware, content_encoding
-from pgvector_service.pages import Order
-from pgvector_service.probe import Probe
-from pgvector_service.refusals import Refusals
+from pgvector_service.input.items import Mode
+from pgvector_service.input.pages import Order
+from pgvector_service.input.values import checked_metric
 from pgvector_service.settings import Settings, SettingsError
+from pgvector_service.web import models, problems
+from pgvector_service.web.bodies import lines
+from pgvector_service.web.health import Probe
+from pgvector_service.web.middleware import ENCODED_SLASH, RequestMiddleware, content_encoding
+from pgvector_service.web.refusals import Refusals
+from pgvector_service.web.routing import JsonRoute, StrictRoute
 
 # Queries of a batch search times n_results are at most so many times MAX_RESULTS.
 BATCH_SHARE = 10

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple, Unpack, get_args
 from numpy.typing import ArrayLike
 from psycopg2.extensions import cursor
 
-from pgvector_service import codes, queries
 from pgvector_service.dsn import fault
 from pgvector_service.errors import (
     CollectionExists,
@@ -29,31 +28,31 @@ from pgvector_service.errors import (
     Unavailable,
     VersionMismatch,
 )
-from pgvector_service.filters import Filter, check_query_text, compiled
-from pgvector_service.gather import F
-from pgvector_service.importing import Import
-from pgvector_service.items import (
-    MAX_DIMENSION,
-    Batch,
-    Mode,
+from pgvector_service.input.embeddings import MAX_DIMENSION, checked_matrix
+from pgvector_service.input.filters import Filter, check_query_text, compiled
+from pgvector_service.input.items import Batch, Mode, checked_batch
+from pgvector_service.input.lines import Import
+from pgvector_service.input.options import Narrowing, SearchOptions, checked
+from pgvector_service.input.pages import Order
+from pgvector_service.input.values import (
     check_collection_name,
     check_ids,
     check_name,
     check_text,
-    checked_batch,
     checked_json,
-    checked_matrix,
     checked_metric,
 )
-from pgvector_service.loading import Collection
-from pgvector_service.options import Narrowing, SearchOptions, checked
-from pgvector_service.pages import Order
-from pgvector_service.pool import ConnectionPool
-from pgvector_service.ranking import Metric, MetricName
-from pgvector_service.results import columns, read_metadata
-from pgvector_service.retrieval import Examples, Snapshot
-from pgvector_service.search import Query, Search
-from pgvector_service.store import Store, only_value, retried
+from pgvector_service.memory.loading import Collection
+from pgvector_service.memory.store import Store, only_value, retried
+from pgvector_service.ranking import compression
+from pgvector_service.ranking.distances import Metric, MetricName
+from pgvector_service.search.batching import F
+from pgvector_service.search.retrieval import Examples, Searcher
+from pgvector_service.search.search import Search, SearchRequest
+from pgvector_service.storage import statements
+from pgvector_service.storage.codec import encode_batch
+from pgvector_service.storage.pool import ConnectionPool
+from pgvector_service.storage.rows import columns, read_metadata
 
 EXPORT_PAGE = 1_000
 PROBE_TIMEOUT_S = 2.0
@@ -153,7 +152,7 @@ class VectorDB:
         reason, maintenance, pgvector = None, False, None
         try:
             with self._opened().probe.connection() as conn, conn.cursor() as cur:
-                cur.execute(queries.sign_of_life)
+                cur.execute(statements.sign_of_life)
                 maintenance, pgvector = cur.fetchall()[0]
             self._store.heed(maintenance)
         except Unavailable as error:
@@ -211,20 +210,20 @@ class VectorDB:
         if dimension is not None and not 1 <= dimension <= MAX_DIMENSION:
             raise InvalidInput("dimension", f"must be 1 to {MAX_DIMENSION}.")
         text = checked_json("metadata", metadata or {})
-        with self._store.transaction(queries.begin_write) as cur:
+        with self._store.transaction(statements.begin_write) as cur:
             _check_language(cur, language)
             if not _create(cur, name, dimension, canonical, text, language):
                 raise CollectionExists
-            cur.execute(queries.collection, {"name": name})
+            cur.execute(statements.collection, {"name": name})
             return self._describe(Collection(*cur.fetchall()[0]), 0)
 
     @retried
     def list_collections(self, limit: int = 100, offset: int = 0) -> dict[str, Any]:
         """`{"collections": [...], "total": n}`: `limit` of them by name, from `offset` on, and how many there are."""
-        with self._store.transaction(queries.begin_read) as cur:
-            cur.execute(queries.collections, {"limit": limit, "offset": offset})
+        with self._store.transaction(statements.begin_read) as cur:
+            cur.execute(statements.collections, {"limit": limit, "offset": offset})
             rows = cur.fetchall()
-            cur.execute(queries.collection_total)
+            cur.execute(statements.collection_total)
             total = only_value(cur)
         return {"collections": [self._describe(Collection(*row[:-1]), row[-1]) for row in rows], "total": total}
 
@@ -265,18 +264,18 @@ class VectorDB:
             check_collection_name("new_name", new_name)
         text = None if metadata is None else checked_json("metadata", metadata).decode()
         canonical = None if metric is None else checked_metric("metric", metric)
-        with self._store.transaction(queries.begin_write) as cur:
+        with self._store.transaction(statements.begin_write) as cur:
             if language is not None:
                 _check_language(cur, language)
             if new_name is not None or language is not None:
                 self._store.pool.be_patient(cur)
             values = {"name": name, "new_name": new_name, "metadata": text, "language": language, "metric": canonical}
-            cur.execute(queries.update_collection, values)
+            cur.execute(statements.update_collection, values)
             if not cur.rowcount:
                 raise CollectionNotFound
             if language is not None:
-                cur.execute(queries.translate_items, {"name": new_name or name, "language": language})
-            cur.execute(queries.collection, {"name": new_name or name})
+                cur.execute(statements.translate_items, {"name": new_name or name, "language": language})
+            cur.execute(statements.collection, {"name": new_name or name})
             collection = Collection(*cur.fetchall()[0])
             description = self._describe(collection, self._count(cur, collection.name))
         if new_name is not None:
@@ -287,9 +286,9 @@ class VectorDB:
     def delete_collection(self, name: str) -> None:
         """Delete a collection and all its items. Raises CollectionNotFound."""
         check_name("name", name)
-        with self._store.transaction(queries.begin_write) as cur:
+        with self._store.transaction(statements.begin_write) as cur:
             self._store.pool.be_patient(cur)
-            cur.execute(queries.delete_collection, {"name": name})
+            cur.execute(statements.delete_collection, {"name": name})
             if not cur.rowcount:
                 raise CollectionNotFound
         self._store.cache.forget(name)
@@ -321,19 +320,19 @@ class VectorDB:
         if mode not in get_args(Mode):
             raise InvalidInput("mode", f"must be one of {', '.join(get_args(Mode))}.")
         batch = checked_batch(ids, documents, metadatas, embeddings, uris, media_types)
-        return self._add(name, batch, batch.encoded(), mode, if_version)
+        return self._add(name, batch, encode_batch(batch), mode, if_version)
 
     @retried
     def _add(self, name: str, batch: Batch, encoded: bytes, mode: Mode, if_version: int | None) -> dict[str, Any]:
-        with self._store.transaction(queries.begin_write) as cur:
+        with self._store.transaction(statements.begin_write) as cur:
             _stage(cur, encoded)
             bumped = _bump(cur, name, batch, if_version, create=True)
             if mode == "insert":
-                cur.execute(queries.existing_ids, {"name": name, "ids": list(batch.ids)})
+                cur.execute(statements.existing_ids, {"name": name, "ids": list(batch.ids)})
                 existing = {id_ for (id_,) in cur.fetchall()}
                 if existing:
                     raise ItemsExist([id_ for id_ in batch.ids if id_ in existing])
-            cur.execute(queries.upsert if mode == "upsert" else queries.insert_new, bumped)
+            cur.execute(statements.upsert if mode == "upsert" else statements.insert_new, bumped)
             added, updated = cur.fetchall()[0]
             version = _settled(cur, bumped, added + updated)
         answer = {"collection_name": name, "added": added, "updated": updated, "version": version}
@@ -359,16 +358,16 @@ class VectorDB:
         """
         check_name("collection_name", name)
         batch = checked_batch(ids, documents, metadatas, embeddings, uris, media_types, partial=True)
-        return self._update(name, batch, batch.encoded(), if_version)
+        return self._update(name, batch, encode_batch(batch), if_version)
 
     @retried
     def _update(self, name: str, batch: Batch, encoded: bytes, if_version: int | None) -> dict[str, Any]:
-        with self._store.transaction(queries.begin_write) as cur:
+        with self._store.transaction(statements.begin_write) as cur:
             _stage(cur, encoded)
-            cur.execute(queries.existing_ids, {"name": name, "ids": list(batch.ids)})
+            cur.execute(statements.existing_ids, {"name": name, "ids": list(batch.ids)})
             # An embedding that is stored nowhere must not become the dimension of a collection that has none yet.
             bumped = _bump(cur, name, batch if cur.rowcount else None, if_version)
-            cur.execute(queries.update_items, {**bumped, "ids": list(batch.ids)})
+            cur.execute(statements.update_items, {**bumped, "ids": list(batch.ids)})
             changed = dict(cur.fetchall())
             updated = sum(changed.values())
             version = _settled(cur, bumped, updated)
@@ -404,8 +403,10 @@ class VectorDB:
             raise InvalidInput(field, "is for pages; items by id come in the order of ids.")
         order = order or Order()
         parts, values = order.sql(None if cursor is None else order.place(cursor))
-        statement = queries.filtered(queries.items_after if ids is None else queries.items_by_id, filter, **parts)
-        values.update(queries.parameters(name, filter), ids=list(ids or ()), limit=limit + 1)
+        statement = statements.filtered(
+            statements.items_after if ids is None else statements.items_by_id, filter, **parts
+        )
+        values.update(statements.parameters(name, filter), ids=list(ids or ()), limit=limit + 1)
         with self._store.snapshot(name) as (cur, collection, _):
             with self._store.filtering(cur, filter):
                 cur.execute(statement, values)
@@ -445,11 +446,11 @@ class VectorDB:
             return {"deleted": counted["count"], "version": counted["version"], "dry_run": True}
         check_ids(ids or ())
         filter = compiled(where, where_document)
-        with self._store.transaction(queries.begin_write) as cur:
+        with self._store.transaction(statements.begin_write) as cur:
             bumped = _bump(cur, name, None, if_version)
-            values = {**bumped, **queries.parameters(name, filter), "ids": None if ids is None else list(ids)}
+            values = {**bumped, **statements.parameters(name, filter), "ids": None if ids is None else list(ids)}
             with self._store.filtering(cur, filter):
-                cur.execute(queries.filtered(queries.delete_items, filter), values)
+                cur.execute(statements.filtered(statements.delete_items, filter), values)
                 deleted = only_value(cur)
             return {"deleted": deleted, "version": _settled(cur, bumped, deleted)}
 
@@ -482,7 +483,7 @@ class VectorDB:
                 while True:
                     parts, values = Order().sql(after)
                     values.update(name=name, limit=EXPORT_PAGE)
-                    cur.execute(queries.filtered(queries.items_after, None, **parts), values)
+                    cur.execute(statements.filtered(statements.items_after, None, **parts), values)
                     rows = cur.fetchall()
                     embeddings = self._store.embeddings(cur, collection, [row[0] for row in rows])
                     for key, id_, document, text, uri, media_type, _ in rows:
@@ -557,7 +558,7 @@ class VectorDB:
         """
         check_name("collection_name", name)
         embeddings = checked_matrix("query_embeddings", query_embeddings)
-        query = Query(embeddings, checked(n_results, include, options, as_json=as_json))
+        query = SearchRequest(embeddings, checked(n_results, include, options, as_json=as_json))
         return self._opened().search.submit(name, query, future)
 
     @retried
@@ -579,8 +580,8 @@ class VectorDB:
         asked = checked(n_results, include, options)
         _check_query_texts(query_texts)
         with self._store.snapshot(name) as (cur, collection, since):
-            snapshot = Snapshot(self._store, cur, collection, since, asked)
-            return [snapshot.by_text(text, snippets=snippets) for text in query_texts]
+            searcher = Searcher(self._store, cur, collection, since, asked)
+            return [searcher.by_text(text, snippets=snippets) for text in query_texts]
 
     @retried
     def query_hybrid(
@@ -599,8 +600,8 @@ class VectorDB:
         """For each pair of an embedding and a text the items that both find best, fused; equals in id order.
 
         Of either side the best `candidates` take part; by default a hundred, or as many as are wanted. Without `alpha`
-        they are fused by rank (`hybrid.by_rank` with `k`), with it by score: 1 counts the vectors only, 0 the texts
-        (`hybrid.by_score`). Each result has what that of `query_by_vector` has, and scores, vector_ranks and text_ranks
+        they are fused by rank (`fusion.by_rank` with `k`), with it by score: 1 counts the vectors only, 0 the texts
+        (`fusion.by_score`). Each result has what that of `query_by_vector` has, and scores, vector_ranks and text_ranks
         (None where a side has not found the item). `max_distance` and `min_similarity` are for the side of the vectors.
         """
         asked = checked(n_results, include, options)
@@ -617,8 +618,8 @@ class VectorDB:
         if candidates is not None and candidates < asked.depth:
             raise InvalidInput("candidates", f"must be at least n_results and offset together, {asked.depth}.")
         with self._store.snapshot(name) as (cur, collection, since):
-            snapshot = Snapshot(self._store, cur, collection, since, asked)
-            return snapshot.by_both(embeddings, query_texts, k, alpha, candidates)
+            searcher = Searcher(self._store, cur, collection, since, asked)
+            return searcher.by_both(embeddings, query_texts, k, alpha, candidates)
 
     @retried
     def query_similar(
@@ -645,8 +646,8 @@ class VectorDB:
         liked = Examples(ids, None if embeddings is None else checked_matrix("embeddings", embeddings))
         negative = None if negative_embeddings is None else checked_matrix("negative.embeddings", negative_embeddings)
         with self._store.snapshot(name) as (cur, collection, since):
-            snapshot = Snapshot(self._store, cur, collection, since, asked)
-            return snapshot.by_example(liked, Examples(negative_ids, negative))
+            searcher = Searcher(self._store, cur, collection, since, asked)
+            return searcher.by_example(liked, Examples(negative_ids, negative))
 
     # Shared by the above
 
@@ -660,14 +661,14 @@ class VectorDB:
             "metadata": collection.metadata,
             "count": count,
             "skipped": None if matrix is None else count - matrix.count,
-            "search": None if matrix is None else codes.report(matrix.blocks),
+            "search": None if matrix is None else compression.report(matrix.blocks),
             "version": collection.version,
             "created_at": collection.created_at.astimezone(UTC),
         }
 
     def _count(self, cur: cursor, name: str, ids: Sequence[str] | None = None, filter: Filter | None = None) -> int:
-        values = {**queries.parameters(name, filter), "ids": None if ids is None else list(ids)}
-        cur.execute(queries.filtered(queries.count, filter), values)
+        values = {**statements.parameters(name, filter), "ids": None if ids is None else list(ids)}
+        cur.execute(statements.filtered(statements.count, filter), values)
         return int(only_value(cur))
 
 
@@ -681,13 +682,13 @@ def _create(
         "metadata": metadata.decode(),
         "language": language,
     }
-    cur.execute(queries.create_collection, values)
+    cur.execute(statements.create_collection, values)
     return cur.rowcount == 1
 
 
 def _check_language(cur: cursor, language: str) -> None:
     check_text("language", language)
-    cur.execute(queries.known_language, {"language": language})
+    cur.execute(statements.known_language, {"language": language})
     if not cur.rowcount:
         raise InvalidInput(
             "language", "is no text search configuration of PostgreSQL, such as english, german or simple."
@@ -710,8 +711,8 @@ def _check_version(expected: int | None, found: int) -> None:
 
 def _stage(cur: cursor, encoded: bytes) -> None:
     """Copy items into a temporary table: what takes time comes before `_bump` locks the collection's row."""
-    cur.execute(queries.stage)
-    cur.copy_expert(queries.copy_stage, io.BytesIO(encoded))
+    cur.execute(statements.stage)
+    cur.copy_expert(statements.copy_stage, io.BytesIO(encoded))
 
 
 def _bump(
@@ -722,7 +723,7 @@ def _bump(
     Raises CollectionNotFound, unless the collection is to be created, VersionMismatch, and what does not fit.
     """
     width = batch.embeddings.shape[1] if batch and batch.embeddings is not None else None
-    cur.execute(queries.bump, {"name": name, "width": width})
+    cur.execute(statements.bump, {"name": name, "width": width})
     version, dimension, metric, language = cur.fetchall()[0]
     if version is None and create:
         check_collection_name("collection_name", name)
@@ -741,5 +742,5 @@ def _settled(cur: cursor, bumped: Mapping[str, Any], changed: int) -> int:
     version: int = bumped["version"]
     if changed:
         return version
-    cur.execute(queries.take_back_bump)
+    cur.execute(statements.take_back_bump)
     return version - 1

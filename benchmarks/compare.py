@@ -32,8 +32,8 @@ from benchmarks import load, pgvector_load
 from benchmarks.data import documents, metadatas, vectors
 from benchmarks.servers import PEERS, Client, chroma, database, install_peers, service
 from pgvector_db import VectorDB
-from pgvector_service import codes
-from pgvector_service.codec import Rows
+from pgvector_service.arrays import Rows
+from pgvector_service.ranking import compression
 
 BATCH = 1_000
 QUERIES = 500
@@ -83,7 +83,7 @@ def wait_until_compressed(client: Client, queries: Rows) -> dict[str, Any]:
         collection = client.send("GET", "/collections/bench")
         how: dict[str, Any] = collection["search"] or {}
         count, width = collection["count"], collection["dimension"]
-        small = count < codes.MIN_ROWS or 4 * count * width < codes.MIN_BYTES
+        small = count < compression.MIN_ROWS or 4 * count * width < compression.MIN_BYTES
         if small or how.get("method") == "compressed" or time.monotonic() > deadline:
             # Blocks are made one after the other.
             time.sleep(1 if small else 1 + count / 50_000)

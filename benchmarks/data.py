@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pgvector_service.codec import Rows
+from pgvector_service.arrays import Rows
 
 WIDTH = 384
 SENTENCES = Path(__file__).parent.parent / "examples" / "sentences.json"

@@ -42,7 +42,7 @@ class Client(asyncio.Protocol):
         self._ask()
 
     def data_received(self, data: bytes) -> None:
-        """Gather one answer, then ask again."""
+        """Batcher one answer, then ask again."""
         if not self._missing:
             self._buffer += data
             end = self._buffer.find(HEAD)

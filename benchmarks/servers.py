@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 import psutil
 
-from pgvector_service.embedded import EmbeddedPostgres
+from pgvector_service.storage.embedded import EmbeddedPostgres
 
 # The peers drag in what the service does not want.
 PEERS = Path(__file__).parent.parent / ".venv-peers"

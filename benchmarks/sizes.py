@@ -22,7 +22,7 @@ from benchmarks.compare import BATCH, CLIENTS, QUERIES, RESULTS, by_numpy, searc
 from benchmarks.data import documents, metadatas, vectors
 from benchmarks.servers import PEERS, Client, database, install_peers, service
 from pgvector_db import VectorDB
-from pgvector_service.codec import Rows
+from pgvector_service.arrays import Rows
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 

@@ -25,7 +25,7 @@ from benchmarks.compare import CHROMA_FIELDS, CLIENTS, QUERIES, RESULTS, fill_ch
 from benchmarks.data import vectors, words
 from benchmarks.servers import Client, chroma, database, install_peers, service
 from benchmarks.sizes import fill
-from pgvector_service.codec import Rows
+from pgvector_service.arrays import Rows
 
 MANY = 50
 # Words of which a handful to some ten thousand documents have each one.

@@ -24,8 +24,8 @@ from hypothesis import settings as hypothesis_settings
 
 from pgvector_api import create_app
 from pgvector_db import VectorDB
-from pgvector_service.embedded import EmbeddedPostgres
 from pgvector_service.settings import Settings
+from pgvector_service.storage.embedded import EmbeddedPostgres
 
 ROOT = Path(__file__).parent.parent
 VARIABLES = [name.upper() for name in Settings.model_fields]

@@ -19,8 +19,8 @@ from pydantic import BaseModel
 
 from conftest import Service
 from pgvector_api import create_app
-from pgvector_service import models
 from pgvector_service.settings import Settings
+from pgvector_service.web import models
 
 NAN, INFINITE = float("nan"), float("inf")
 ITEMS: dict[str, Any] = {
@@ -624,7 +624,7 @@ def test_every_request_leaves_one_line_in_the_log(client: TestClient, caplog: py
 def test_a_slow_request_is_a_warning(
     client: TestClient, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pgvector_service.middleware.SLOW_S", 0.0)
+    monkeypatch.setattr("pgvector_service.web.middleware.SLOW_S", 0.0)
     client.get("/health/live")
     (record,) = [record for record in caplog.records if record.name == "pgvector_service.requests"]
     assert record.levelno == logging.WARNING

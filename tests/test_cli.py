@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from conftest import ROOT, Service, all_ended, postgres_processes, wait_until
-from pgvector_service import caretaker
-from pgvector_service.embedded import EmbeddedPostgres
+from pgvector_service.storage import caretaker
+from pgvector_service.storage.embedded import EmbeddedPostgres
 
 ITEM = {"collection_name": "c", "ids": ["a"], "embeddings": [[1.0, 0.0]]}
 QUERY = {"collection_name": "c", "query_embedding": [1.0, 0.0]}

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pgvector_service.codec import RowReader, decode_array, encode_arrays, encode_items
+from pgvector_service.storage.codec import RowReader, decode_array, encode_arrays, encode_items
 
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pgvector_db import VectorDB
-from pgvector_service.ranking import Metric
+from pgvector_service.ranking.distances import Metric
 
 # Distances in double precision over the stored REAL[]; ids are compared as in Python by COLLATE "C".
 SQL_RANKING = """

@@ -170,36 +170,38 @@ def test_every_worker_sees_every_write_at_once(database: str, sql: Sql) -> None:
 
 FAULTS = {
     "the version is not checked": """
-from pgvector_service import queries
-queries._STATEMENTS["items_by_key_if_unchanged"] = queries.items_by_key_if_unchanged.replace("c.version =", "0 <")
+from pgvector_service.storage import statements
+statements._STATEMENTS["items_by_key_if_unchanged"] = statements.items_by_key_if_unchanged.replace("c.version =", "0 <")
 cache.Loaded.is_of = lambda self, _: True""",
     "the version is not checked after ranking": """
-from pgvector_service import queries
-queries._STATEMENTS["items_by_key_if_unchanged"] = queries.items_by_key_if_unchanged.replace("c.version =", "0 <")""",
+from pgvector_service.storage import statements
+statement = statements.items_by_key_if_unchanged.replace("c.version =", "0 <")
+statements._STATEMENTS["items_by_key_if_unchanged"] = statement""",
     "the epoch is not checked": """
-from pgvector_service import queries
-statement = queries.items_by_key_if_unchanged.replace("(c.tableoid, c.epoch)::TEXT =", "''<>")
-queries._STATEMENTS["items_by_key_if_unchanged"] = statement
+from pgvector_service.storage import statements
+statement = statements.items_by_key_if_unchanged.replace("(c.tableoid, c.epoch)::TEXT =", "''<>")
+statements._STATEMENTS["items_by_key_if_unchanged"] = statement
 cache.Loaded.is_of = lambda self, now: self.collection.version == now.version
 cache.Collection.follows = lambda self, other: other.version < self.version""",
     "what a filter matched is remembered for longer than its version": """
 from collections import OrderedDict
-from pgvector_service import selections
-shared, begin = OrderedDict(), selections.Selections.__init__
-selections.Selections.__init__ = lambda self, matrix: (begin(self, matrix), setattr(self, "_by_filter", shared))[0]""",
+from pgvector_service.memory import filtered
+shared, begin = OrderedDict(), filtered.FilteredRows.__init__
+filtered.FilteredRows.__init__ = lambda self, matrix: (begin(self, matrix), setattr(self, "_by_filter", shared))[0]""",
     "deletions are not applied": "matrix.Matrix.without = lambda self, keys: self",
     "the service does not stamp its rows": """
-from pgvector_service import queries
-queries._STATEMENTS["upsert"] = queries.upsert.replace("version = excluded.version,", "")""",
+from pgvector_service.storage import statements
+statements._STATEMENTS["upsert"] = statements.upsert.replace("version = excluded.version,", "")""",
     "the tombstones of the next version are overlooked": """
-from pgvector_service import queries
-queries._STATEMENTS["tombstones_since"] = queries.tombstones_since.replace("> %(version)s", "> %(version)s + 1")""",
+from pgvector_service.storage import statements
+statement = statements.tombstones_since.replace("> %(version)s", "> %(version)s + 1")
+statements._STATEMENTS["tombstones_since"] = statement""",
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_noticed(fault: str, database: str, sql: Sql) -> None:
-    prelude = "from pgvector_service import cache, matrix\n" + FAULTS[fault]
+    prelude = "from pgvector_service.memory import cache\nfrom pgvector_service.ranking import matrix\n" + FAULTS[fault]
     with (
         Service(prelude=prelude, DATABASE_URL=database) as first,
         Service(prelude=prelude, DATABASE_URL=database) as second,

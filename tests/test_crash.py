@@ -113,7 +113,9 @@ def test_a_crash_of_the_database_loses_nothing_that_was_acknowledged(data_dir: P
 @pytest.mark.parametrize("looks_at_the_incarnation", [True, False])
 def test_commits_that_a_crash_takes_back_do_not_stay_in_memory(data_dir: Path, looks_at_the_incarnation: bool) -> None:
     prelude = (
-        "" if looks_at_the_incarnation else "from pgvector_service.store import Store; Store._greet = lambda *_: None"
+        ""
+        if looks_at_the_incarnation
+        else "from pgvector_service.memory.store import Store; Store._greet = lambda *_: None"
     )
     query: dict[str, Any] = {"collection_name": "c", "query_embedding": [1.0, 0.0, 0.0], "n_results": 1000}
     with Service(prelude=prelude, DATA_DIR=str(data_dir)) as service:

@@ -11,7 +11,6 @@ import pytest
 
 from conftest import wait_until
 from pgvector_db import VectorDB
-from pgvector_service import loading
 from pgvector_service.errors import (
     CollectionExists,
     CollectionNotFound,
@@ -21,8 +20,9 @@ from pgvector_service.errors import (
     PoolExhausted,
     Unavailable,
 )
-from pgvector_service.probe import Probe
-from pgvector_service.refusals import Refusals
+from pgvector_service.memory import loading
+from pgvector_service.web.health import Probe
+from pgvector_service.web.refusals import Refusals
 
 Sql = Callable[..., list[tuple[Any, ...]]]
 RNG = np.random.default_rng(0)
@@ -466,7 +466,7 @@ def test_a_writer_that_waits_while_its_collection_is_replaced_writes_to_the_new_
 
 
 def test_an_export_may_be_read_slowly(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pgvector_service.pool.STALL_GRACE_S", 0.2)
+    monkeypatch.setattr("pgvector_service.storage.pool.STALL_GRACE_S", 0.2)
     with VectorDB(database, statement_timeout_s=0.5) as db:
         fill(db, 2500)
         export = db.export_collection("c")

@@ -13,10 +13,14 @@ from fastapi.testclient import TestClient
 import pgvector_cli
 from conftest import ROOT, VARIABLES
 from pgvector_db import VectorDB
-from pgvector_service import errors, filters, problems
+from pgvector_service import errors
+from pgvector_service.input import filters
 from pgvector_service.settings import Settings
+from pgvector_service.web import problems
 
 README = (ROOT / "README.md").read_text()
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+DOORS = [*(path.name for path in ROOT.glob("*.py")), "schema.sql"]
 ENV_EXAMPLE = (ROOT / ".env.example").read_text()
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -50,16 +54,19 @@ def test_every_error_code_is_in_the_readme() -> None:
         assert f"`{code}`" in README
 
 
-def test_every_command_and_module_is_in_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_and_module_is_documented(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         pgvector_cli.main(["serve", "--help"])
     for option in re.findall(r"--[a-z]+", capsys.readouterr().out):
         assert option in README or option == "--help"
     for target in re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE):
         assert f"make {target}" in README, target
-    for path in [*(ROOT / "pgvector_service").glob("*"), *ROOT.glob("*.py"), ROOT / "schema.sql"]:
-        if path.suffix in (".py", ".sql") and path.stem != "__init__":
-            assert path.stem in README, path
+    drawn = re.findall(r"^ *([a-z_]+(?:\.py|\.sql|/)) ", ARCHITECTURE, re.MULTILINE)
+    package = ROOT / "pgvector_service"
+    files = {path for path in [*package.rglob("*.py"), *package.rglob("*.sql")] if path.stem != "__init__"}
+    files -= {package / "storage" / "statements.py"}  # named beside the statements
+    rooms = {f"{path.parent.name}/" for path in files} - {f"{package.name}/"}
+    assert sorted(drawn) == sorted([*(path.name for path in files), *rooms, *DOORS])
 
 
 def test_the_curl_examples_answer_what_the_readme_says(client: TestClient) -> None:

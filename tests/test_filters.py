@@ -15,10 +15,12 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from pgvector_db import VectorDB
-from pgvector_service import filters, queries, store
 from pgvector_service.errors import InvalidInput
-from pgvector_service.filters import compiled
-from pgvector_service.pages import Order
+from pgvector_service.input import filters
+from pgvector_service.input.filters import compiled
+from pgvector_service.input.pages import Order
+from pgvector_service.memory import store
+from pgvector_service.storage import statements
 
 Sql = Callable[..., list[tuple[Any, ...]]]
 Json = Any
@@ -593,7 +595,7 @@ def test_a_line_break_ends_no_sql(db: VectorDB, sql: Sql, text: str) -> None:
 
 
 def test_no_comment_in_a_statement_has_a_place_for_values() -> None:
-    for name, statement in queries._STATEMENTS.items():
+    for name, statement in statements._STATEMENTS.items():
         for comment in re.findall(r"--.*", statement):
             assert not re.search(r"%\(|/\*", comment), name
 
@@ -854,7 +856,7 @@ def test_what_is_equal_or_held_is_found_by_the_index(db: VectorDB, sql: Sql) -> 
     ]
     for where in wheres:
         filter = compiled(where, None)
-        statement, values = queries.filtered(queries.keys, filter), queries.parameters(name, filter)
+        statement, values = statements.filtered(statements.keys, filter), statements.parameters(name, filter)
         plan = "\n".join(row for (row,) in sql(f"EXPLAIN {statement}", values))
         assert "vector_documents_metadata" in plan, plan
         expected = sum(matches(item, Filter(where, None)) for item in items)

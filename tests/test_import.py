@@ -15,8 +15,8 @@ from fastapi.testclient import TestClient
 
 from conftest import Service
 from pgvector_db import VectorDB
-from pgvector_service import bodies, importing
 from pgvector_service.errors import DatabaseBusy, PoolExhausted
+from pgvector_service.web import bodies
 
 NDJSON = {"content-type": "application/x-ndjson"}
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "zstd": zstandard.ZstdCompressor().compress}
@@ -170,7 +170,7 @@ def test_an_import_that_cannot_be_done_is_refused_as_a_whole(client: TestClient)
 def test_an_import_that_is_cut_off_says_how_many_lines_are_stored(
     db: VectorDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(importing, "BATCH_LINES", 10)
+    monkeypatch.setattr("pgvector_service.input.lines.BATCH_LINES", 10)
     add = db.add_with_embeddings
 
     def once(*args: Any, **options: Any) -> Any:
@@ -207,7 +207,7 @@ def test_few_imports_run_at_once_and_a_client_that_goes_away_ends_its_own(
 
 
 def test_a_client_that_falls_silent_is_hung_up_on(database: str) -> None:
-    prelude = "from pgvector_service import bodies; bodies.SILENCE_S = 0.3"
+    prelude = "from pgvector_service.web import bodies; bodies.SILENCE_S = 0.3"
     assert bodies.SILENCE_S == 60
     with Service(prelude=prelude, DATABASE_URL=database) as service:
         for path in ("/items/import?collection_name=d", "/items"):

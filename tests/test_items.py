@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from pgvector_db import VectorDB
 from pgvector_service.errors import DimensionMismatch, InvalidInput, ItemsExist, VersionMismatch
-from pgvector_service.items import Mode
-from pgvector_service.pages import Order
+from pgvector_service.input.items import Mode
+from pgvector_service.input.pages import Order
 
 Sql = Callable[..., list[tuple[Any, ...]]]
 ALL = ("documents", "metadatas", "embeddings", "uris", "media_types")

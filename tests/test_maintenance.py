@@ -138,10 +138,10 @@ def test_maintenance_waits_for_what_is_under_way_and_says_when_that_takes_too_lo
 
 
 FORGETS_THE_TABLE = """
-from pgvector_service import queries
-for name, statement in list(queries._STATEMENTS.items()):
+from pgvector_service.storage import statements
+for name, statement in list(statements._STATEMENTS.items()):
     statement = statement.replace("(tableoid, epoch)", "epoch").replace("(c.tableoid, c.epoch)", "c.epoch")
-    queries._STATEMENTS[name] = statement
+    statements._STATEMENTS[name] = statement
 """
 
 

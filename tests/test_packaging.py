@@ -36,9 +36,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_wheel_holds_the_doors_and_the_room_and_nothing_else(wheel: Path) -> None:
+def test_a_wheel_holds_the_doors_and_the_rooms_and_nothing_else(wheel: Path) -> None:
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    expected = {f"pgvector_service/{path.name}" for path in (ROOT / "pgvector_service").glob("*.*")}
+    package = ROOT / "pgvector_service"
+    expected = {str(path.relative_to(ROOT)) for kind in ("*.py", "*.sql") for path in package.rglob(kind)}
     assert names == expected | {path.name for path in ROOT.glob("*.py")} | {"pgvector_service/schema.sql"}
 
 

@@ -6,8 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from threadpoolctl import ThreadpoolController
 
-from pgvector_service.matrix import Builder, Matrix, rankable
-from pgvector_service.ranking import Block, Metric, TopK, exact_distances, limit_threads, product, similarities
+from pgvector_service.ranking.blas import limit_threads, product
+from pgvector_service.ranking.blocks import Block
+from pgvector_service.ranking.distances import Metric, exact_distances, similarities
+from pgvector_service.ranking.matrix import Builder, Matrix, rankable
+from pgvector_service.ranking.top_k import TopK
 
 METRICS = get_args(Metric)
 
@@ -194,7 +197,7 @@ def test_rows_that_come_one_by_one_lie_in_few_blocks() -> None:
 
 
 def test_a_matrix_takes_little_more_memory_than_its_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pgvector_service.matrix.BLOCK_BYTES", 2**20)
+    monkeypatch.setattr("pgvector_service.ranking.matrix.BLOCK_BYTES", 2**20)
     builder = Builder(20_000, 384)
     rows = np.random.default_rng(0).standard_normal((20_000, 384)).astype(np.float32)
     for start in range(0, len(rows), 700):

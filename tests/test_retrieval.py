@@ -21,15 +21,16 @@ from fastapi.testclient import TestClient
 
 from conftest import ROOT, Service, wait_until
 from pgvector_db import VectorDB
-from pgvector_service import codes, hybrid, loading
-from pgvector_service.diversity import Mmr
 from pgvector_service.errors import CollectionNotFound, DatabaseBusy, DimensionMismatch, InvalidInput, ItemNotFound
-from pgvector_service.filters import compiled
-from pgvector_service.matrix import Matrix, rankable
-from pgvector_service.pages import Order
-from pgvector_service.ranking import Metric
-from pgvector_service.retrieval import Snapshot
-from pgvector_service.selections import LEAST_BYTES, Selections
+from pgvector_service.input.filters import compiled
+from pgvector_service.input.pages import Order
+from pgvector_service.memory import loading
+from pgvector_service.memory.filtered import LEAST_BYTES, FilteredRows
+from pgvector_service.ranking import compression, fusion
+from pgvector_service.ranking.distances import Metric
+from pgvector_service.ranking.diversity import Mmr
+from pgvector_service.ranking.matrix import Matrix, rankable
+from pgvector_service.search.retrieval import Searcher
 
 Sql = Callable[..., list[tuple[Any, ...]]]
 Hits = dict[str, Any]
@@ -409,8 +410,8 @@ def test_real_questions_are_fused_alike(db: VectorDB, sentences: Sentences) -> N
 def test_a_fusion_that_prefers_the_worst_is_noticed(db: VectorDB, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = scatter(db, 50)
     check_fusion(db, rows[0], "fish")
-    right = hybrid.ranks
-    monkeypatch.setattr(hybrid, "ranks", lambda badness: right(-badness))
+    right = fusion.ranks
+    monkeypatch.setattr(fusion, "ranks", lambda badness: right(-badness))
     with pytest.raises(AssertionError):
         check_fusion(db, rows[0], "fish")
 
@@ -695,8 +696,8 @@ def test_thresholds_cut_the_ranking_where_they_say(db: VectorDB) -> None:
 def early(monkeypatch: pytest.MonkeyPatch) -> None:
     """Codes for collections that are small enough for a test."""
     pytest.importorskip("faiss")
-    monkeypatch.setattr(codes, "MIN_ROWS", 700)
-    monkeypatch.setattr(codes, "MIN_BYTES", 0)
+    monkeypatch.setattr(compression, "MIN_ROWS", 700)
+    monkeypatch.setattr(compression, "MIN_BYTES", 0)
 
 
 @dataclass(frozen=True)
@@ -791,7 +792,7 @@ def test_exact_searches_need_no_codes(db: VectorDB, large: Large, monkeypatch: p
     def refuse(*_: object) -> None:
         raise LookupError("the codes were asked")
 
-    monkeypatch.setattr(codes.CompressedRows, "candidates", refuse)
+    monkeypatch.setattr(compression.CompressedRows, "candidates", refuse)
     for search, found in zip(searches, before, strict=True):
         assert search(exact=True) == found, search
         with pytest.raises(LookupError):
@@ -851,7 +852,7 @@ def test_memory_for_remembered_filters_is_bounded(db: VectorDB) -> None:
     assert db.check_health()["memory_bytes"] > before + LEAST_BYTES / 2
 
     matrix = Matrix((rankable(np.arange(20_000), np.ones((20_000, 2), np.float32), "ip"),))
-    selections = Selections(matrix)
+    selections = FilteredRows(matrix)
     filters = [compiled({"n": i}, None) for i in range(200)]
     for filter in filters:
         assert filter
@@ -1150,14 +1151,14 @@ def test_a_search_that_takes_too_long_is_ended(database: str) -> None:
 def test_statements_after_a_load_are_bounded(db: VectorDB, monkeypatch: pytest.MonkeyPatch) -> None:
     db.add_with_embeddings("c", ["a", "b"], ["fish", "bird"], None, [[1.0, 0.0], [0.0, 1.0]])
     seen = []
-    right = Snapshot._matching
+    right = Searcher._matching
 
-    def matching(self: Snapshot, *arguments: Any) -> Any:
+    def matching(self: Searcher, *arguments: Any) -> Any:
         self._cur.execute("SHOW statement_timeout")
         seen.append(self._cur.fetchall()[0][0])
         return right(self, *arguments)
 
-    monkeypatch.setattr(Snapshot, "_matching", matching)
+    monkeypatch.setattr(Searcher, "_matching", matching)
     for _ in range(2):
         db.query_hybrid("c", [[1, 0]], ["fish"])
     assert seen == ["30s", "30s"]

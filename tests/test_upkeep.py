@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from pgvector_db import VectorDB
-from pgvector_service import codes, loading
-from pgvector_service.codec import VectorReader
+from pgvector_service.memory import loading
+from pgvector_service.ranking import compression
+from pgvector_service.storage.codec import VectorReader
 
 pytest.importorskip("faiss")
 Sql = Callable[..., list[tuple[Any, ...]]]
@@ -40,8 +41,8 @@ def wait_until_compressed(db: VectorDB) -> dict[str, Any]:
 @pytest.fixture
 def early(monkeypatch: pytest.MonkeyPatch) -> None:
     """Codes for collections that are small enough for a test."""
-    monkeypatch.setattr(codes, "MIN_ROWS", 700)
-    monkeypatch.setattr(codes, "MIN_BYTES", 0)
+    monkeypatch.setattr(compression, "MIN_ROWS", 700)
+    monkeypatch.setattr(compression, "MIN_BYTES", 0)
 
 
 @pytest.mark.usefixtures("early")
@@ -74,14 +75,14 @@ def test_a_write_is_found_by_the_next_search_while_codes_are_made(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = []
-    compressed = codes.compressed
+    compressed = compression.compressed
 
     def slowly(*arguments: Any) -> Any:
         time.sleep(0.1)
         made.append(compressed(*arguments))
         return made[-1]
 
-    monkeypatch.setattr(codes, "compressed", slowly)
+    monkeypatch.setattr(compression, "compressed", slowly)
     rng = np.random.default_rng(1)
     stored: dict[str, np.ndarray] = {}
     with VectorDB(database) as db:
@@ -113,7 +114,7 @@ def test_upkeep_that_fails_leaves_the_collection_as_it_was(
     def fail(*_: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(codes, "compressed", fail)
+    monkeypatch.setattr(compression, "compressed", fail)
     with VectorDB(database) as db:
         db.add_with_embeddings("c", ids(1_000), None, None, rows(1_000))
         for _ in range(2):
@@ -123,7 +124,7 @@ def test_upkeep_that_fails_leaves_the_collection_as_it_was(
 
 
 def test_without_faiss_all_searches_are_exact(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codes, "faiss", None)
+    monkeypatch.setattr(compression, "faiss", None)
     with VectorDB(database) as db:
         data = np.repeat(rows(8_192), 6, axis=1)
         db.add_with_embeddings("c", ids(8_192), None, None, data)

@@ -1,0 +1,1 @@
+"""What can be done at a shell, a module for each command."""

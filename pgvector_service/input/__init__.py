@@ -1,0 +1,1 @@
+"""What callers send, checked; pure."""

@@ -1,0 +1,1 @@
+"""Which collections are in memory, and equal to the database."""

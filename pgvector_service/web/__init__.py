@@ -1,0 +1,1 @@
+"""HTTP: how requests become calls, and answers and errors become responses."""
