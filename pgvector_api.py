@@ -8,6 +8,7 @@ from asyncio import get_running_loop
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from itertools import chain, islice
 from multiprocessing.connection import wait
 from typing import Annotated, Any
@@ -23,12 +24,13 @@ from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette_compress import CompressMiddleware, add_compress_type
 
 from pgvector_db import VectorDB
-from pgvector_service import __version__
+from pgvector_service import __version__, logs
 from pgvector_service.errors import CollectionExists, Conflict, InvalidInput, ItemNotFound
 from pgvector_service.input.items import Mode
 from pgvector_service.input.pages import Order
 from pgvector_service.input.values import checked_metric
 from pgvector_service.settings import Settings, SettingsError
+from pgvector_service.storage.embedded import EmbeddedPostgres
 from pgvector_service.web import models, problems
 from pgvector_service.web.bodies import lines
 from pgvector_service.web.health import Probe
@@ -531,6 +533,7 @@ def search_similar(body: models.SimilarQuery, db: Database, settings: Configured
 # Health: async, and no database call, so that they answer whatever else is going on
 
 
+@router.head("/health", include_in_schema=False)
 @router.get(
     "/health",
     tags=["health"],
@@ -551,12 +554,14 @@ async def health(probe: Probed) -> Response:
     return Answer(body, 200 if database else 503)
 
 
+@router.head("/health/live", include_in_schema=False)
 @router.get("/health/live", tags=["health"], response_model=models.Status)
 async def live() -> Response:
     """Whether the process answers; if not, restart it."""
     return Answer({"status": "live"})
 
 
+@router.head("/health/ready", include_in_schema=False)
 @router.get(
     "/health/ready",
     tags=["health"],
@@ -603,6 +608,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         responses={500: {"model": models.Problem, "description": "A fault of the service; the log has the cause"}},
     )
     app.state.db = db
+    app.state.postgres = None
     app.state.settings = settings
     app.state.refusals = Refusals()
     app.state.probe = Probe(db, app.state.refusals)
@@ -636,6 +642,28 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     finally:
         await run_in_threadpool(app.state.probe.stop)
         await run_in_threadpool(app.state.db.close)
+        if app.state.postgres:
+            await run_in_threadpool(app.state.postgres.stop)
+
+
+def __getattr__(name: str) -> FastAPI:
+    """`app`, for `uvicorn pgvector_api:app`: made when it is asked for."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _app()
+
+
+@cache
+def _app() -> FastAPI:
+    """The service by the environment, over a PostgreSQL of its own without DATABASE_URL; the lifespan stops that."""
+    settings, postgres = Settings.load(), None
+    logs.configure(settings.log_level, settings.log_format)
+    if settings.database_url is None:
+        postgres = EmbeddedPostgres(settings.data_dir)
+        settings = settings.model_copy(update={"database_url": postgres.start()})
+    app = create_app(settings)
+    app.state.postgres = postgres
+    return app
 
 
 def _follow_parent() -> None:

@@ -49,6 +49,7 @@ from pgvector_service.ranking.distances import Metric, MetricName
 from pgvector_service.search.batching import F
 from pgvector_service.search.retrieval import Examples, Searcher
 from pgvector_service.search.search import Search, SearchRequest
+from pgvector_service.settings import Settings
 from pgvector_service.storage import statements
 from pgvector_service.storage.codec import encode_batch
 from pgvector_service.storage.pool import ConnectionPool
@@ -73,7 +74,8 @@ class _Open(NamedTuple):
 class VectorDB:
     """Collections of documents with embeddings in the PostgreSQL database at `dsn`; safe to share between threads.
 
-    `dsn` is a URL or another connection string of libpq; one that can never work raises InvalidInput. The first use
+    `dsn` is a URL or another connection string of libpq, by default DATABASE_URL from the environment or `.env`; one
+    that can never work raises InvalidInput. The first use
     opens the database, unless `open_on_use` is False; then DatabaseUnavailable is raised until `open` has been called.
     Opens at most `pool_size` connections and one for `check_health`; waits for one at most `pool_timeout_s` seconds.
     Keeps up to `cache_max_bytes` of vectors in memory; a larger collection is read from the database for every search.
@@ -85,7 +87,7 @@ class VectorDB:
 
     def __init__(
         self,
-        dsn: str,
+        dsn: str | None = None,
         *,
         pool_size: int = 20,
         pool_timeout_s: float = 2.0,
@@ -95,6 +97,9 @@ class VectorDB:
         search_threads: int = 0,
         open_on_use: bool = True,
     ) -> None:
+        dsn = Settings.load().database_url if dsn is None else dsn
+        if dsn is None:
+            raise InvalidInput("dsn", "is missing. Give a connection string, or set DATABASE_URL.")
         if wrong := fault(dsn):
             raise InvalidInput("dsn", f"{wrong}.")
         self._store = Store(

@@ -8,10 +8,11 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
-from conftest import ROOT, Service, all_ended, postgres_processes, wait_until
+from conftest import ROOT, Service, all_ended, free_port, postgres_processes, wait_until
 from pgvector_service.storage import caretaker
 from pgvector_service.storage.embedded import EmbeddedPostgres
 
@@ -189,6 +190,33 @@ def test_times_in_the_log_have_a_zone(database: str) -> None:
         service.stop()
         (line,) = [line for line in service.log().splitlines() if "GET /collections " in line]
     assert timedelta() <= datetime.now(UTC) - datetime.fromisoformat(line.split()[0]) < timedelta(minutes=1)
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["embedded", "DATABASE_URL"])
+def test_any_asgi_server_can_serve_the_app(data_dir: Path, database: str, own: bool) -> None:
+    port = free_port()
+    variables = {"DATA_DIR": str(data_dir)} if own else {"DATABASE_URL": database}
+    command = [sys.executable, "-m", "uvicorn", "pgvector_api:app", "--port", str(port)]
+    with subprocess.Popen(command, cwd=ROOT, env={**os.environ, **variables}, stderr=subprocess.PIPE) as server:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            wait_until(lambda: is_ready(client), seconds=60)
+            assert client.post("/items", json=ITEM).status_code == 201
+            for path in ("/health", "/health/live", "/health/ready"):
+                head = client.head(path)
+                assert (head.status_code, head.content) == (200, b"")
+        servers = postgres_processes(data_dir)
+        assert bool(servers) is own
+        server.send_signal(signal.SIGINT)
+        server.wait(30)
+        assert b"Traceback" not in (server.stderr.read() if server.stderr else b"")
+    assert all_ended(servers)
+
+
+def is_ready(client: httpx.Client) -> bool:
+    try:
+        return client.get("/health/ready").status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def test_a_service_waits_for_its_database(data_dir: Path) -> None:

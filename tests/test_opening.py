@@ -81,6 +81,14 @@ def watchdogs() -> int:
     return sum(thread.name == "pool-watchdog" for thread in threading.enumerate())
 
 
+def test_without_a_dsn_the_database_is_that_of_the_environment(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InvalidInput, match=r"dsn: is missing\. Give a connection string, or set DATABASE_URL"):
+        VectorDB()
+    monkeypatch.setenv("DATABASE_URL", database)
+    with VectorDB() as db:
+        assert db.list_collections() == {"collections": [], "total": 0}
+
+
 def test_a_search_may_be_the_first_use(db: VectorDB, database: str) -> None:
     db.add_with_embeddings("c", ["a"], None, None, [[1.0]])
     other = VectorDB(f"{database}&application_name=other")
