@@ -215,7 +215,7 @@ class VectorDB:
         if dimension is not None and not 1 <= dimension <= MAX_DIMENSION:
             raise InvalidInput("dimension", f"must be 1 to {MAX_DIMENSION}.")
         text = checked_json("metadata", metadata or {})
-        with self._store.transaction(statements.begin_write) as cur:
+        with self._store.pool.writing() as cur:
             _check_language(cur, language)
             if not _create(cur, name, dimension, canonical, text, language):
                 raise CollectionExists
@@ -225,7 +225,7 @@ class VectorDB:
     @retried
     def list_collections(self, limit: int = 100, offset: int = 0) -> dict[str, Any]:
         """`{"collections": [...], "total": n}`: `limit` of them by name, from `offset` on, and how many there are."""
-        with self._store.transaction(statements.begin_read) as cur:
+        with self._store.pool.reading() as cur:
             cur.execute(statements.collections, {"limit": limit, "offset": offset})
             rows = cur.fetchall()
             cur.execute(statements.collection_total)
@@ -269,7 +269,7 @@ class VectorDB:
             check_collection_name("new_name", new_name)
         text = None if metadata is None else checked_json("metadata", metadata).decode()
         canonical = None if metric is None else checked_metric("metric", metric)
-        with self._store.transaction(statements.begin_write) as cur:
+        with self._store.pool.writing() as cur:
             if language is not None:
                 _check_language(cur, language)
             if new_name is not None or language is not None:
@@ -291,7 +291,7 @@ class VectorDB:
     def delete_collection(self, name: str) -> None:
         """Delete a collection and all its items. Raises CollectionNotFound."""
         check_name("name", name)
-        with self._store.transaction(statements.begin_write) as cur:
+        with self._store.pool.writing() as cur:
             self._store.pool.be_patient(cur)
             cur.execute(statements.delete_collection, {"name": name})
             if not cur.rowcount:
@@ -329,7 +329,7 @@ class VectorDB:
 
     @retried
     def _add(self, name: str, batch: Batch, encoded: bytes, mode: Mode, if_version: int | None) -> dict[str, Any]:
-        with self._store.transaction(statements.begin_write) as cur:
+        with self._store.pool.writing() as cur:
             _stage(cur, encoded)
             bumped = _bump(cur, name, batch, if_version, create=True)
             if mode == "insert":
@@ -367,7 +367,7 @@ class VectorDB:
 
     @retried
     def _update(self, name: str, batch: Batch, encoded: bytes, if_version: int | None) -> dict[str, Any]:
-        with self._store.transaction(statements.begin_write) as cur:
+        with self._store.pool.writing() as cur:
             _stage(cur, encoded)
             cur.execute(statements.existing_ids, {"name": name, "ids": list(batch.ids)})
             # An embedding that is stored nowhere must not become the dimension of a collection that has none yet.
@@ -451,7 +451,7 @@ class VectorDB:
             return {"deleted": counted["count"], "version": counted["version"], "dry_run": True}
         check_ids(ids or ())
         filter = compiled(where, where_document)
-        with self._store.transaction(statements.begin_write) as cur:
+        with self._store.pool.writing() as cur:
             bumped = _bump(cur, name, None, if_version)
             values = {**bumped, **statements.parameters(name, filter), "ids": None if ids is None else list(ids)}
             with self._store.filtering(cur, filter):

@@ -3,7 +3,7 @@
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
@@ -105,16 +105,12 @@ class Store:
             self.cache.forget_all()
         self._maintenance = maintenance
 
-    def transaction(self, begin: str, first: str = "", **parameters: object) -> AbstractContextManager[cursor]:
-        """A cursor in a transaction that `begin` starts and `first`, a statement, travels with."""
-        return self.pool.transaction(begin, first, parameters)
-
     @contextmanager
     def snapshot(self, name: str) -> Iterator[tuple[cursor, Collection, float]]:
         """A cursor in a read-only snapshot, the collection in it, and a time before it was taken."""
         check_name("collection_name", name)
         since = time.monotonic()
-        with self.transaction(statements.begin_read, statements.collection, name=name) as cur:
+        with self.pool.reading(statements.collection, name=name) as cur:
             row = cur.fetchone()
             if row is None:
                 self.cache.forget(name)

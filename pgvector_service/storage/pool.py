@@ -77,28 +77,38 @@ class ConnectionPool:
         self._watchdog.join()
 
     @contextmanager
-    def transaction(
-        self, begin: str, first: str = "", parameters: Mapping[str, object] | None = None
-    ) -> Iterator[cursor]:
-        """A cursor in a transaction that `begin` (statements.begin_read or begin_write) starts.
+    def reading(self, first: str = "", **parameters: object) -> Iterator[cursor]:
+        """A cursor in a read-only snapshot. The statement `first` travels with its begin, which saves 20 to 80 us.
 
-        The statement `first` travels with it: a round trip costs 20 to 80 us. The transaction commits at the end and is
-        undone by any exception. Raises the errors of `translated`, Maintenance while that keeps transactions out, and
-        CommitUnknown when the connection breaks while a write is being committed.
+        Raises the errors of `translated`, and Maintenance while that keeps transactions out.
         """
         with self.connection() as conn, conn.cursor() as cur:
-            values = {"statement_timeout_ms": self._statement_timeout_ms, **(parameters or {})}
-            try:
-                cur.execute(begin + statements.enter + first, values)
-            except psycopg2.errors.DivisionByZero as error:
-                raise Maintenance from error
+            self._begin(cur, statements.begin_read, first, parameters)
+            yield cur
+            cur.execute("COMMIT")
+
+    @contextmanager
+    def writing(self) -> Iterator[cursor]:
+        """A cursor in a transaction that commits at the end of the block, and is undone by any exception.
+
+        Raises what `reading` does, and CommitUnknown when the connection breaks while the write is being committed.
+        """
+        with self.connection() as conn, conn.cursor() as cur:
+            self._begin(cur, statements.begin_write)
             yield cur
             try:
                 cur.execute("COMMIT")
             except psycopg2.Error as error:
-                if _has_broken(conn, error) and begin == statements.begin_write:
+                if _has_broken(conn, error):
                     raise CommitUnknown(reason=_reason(error)) from error
                 raise
+
+    def _begin(self, cur: cursor, begin: str, first: str = "", parameters: Mapping[str, object] | None = None) -> None:
+        values = {"statement_timeout_ms": self._statement_timeout_ms, **(parameters or {})}
+        try:
+            cur.execute(begin + statements.enter + first, values)
+        except psycopg2.errors.DivisionByZero as error:
+            raise Maintenance from error
 
     def fetch(self, statement: str, parameters: Mapping[str, object]) -> list[tuple[Any, ...]]:
         """The rows of one quick statement, which sees all that was committed before it."""

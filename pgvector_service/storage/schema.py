@@ -28,7 +28,7 @@ def apply(pool: ConnectionPool) -> None:
         cur.execute(statements.schema_mark)
         if cur.fetchone() == (mark,):
             return
-    with pool.transaction(statements.begin_write) as cur:
+    with pool.writing() as cur:
         cur.execute(statements.apply_lock)
         cur.execute(statements.schema_mark)
         if cur.fetchone() != (mark,):
