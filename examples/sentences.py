@@ -8,9 +8,10 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import numpy as np
-import requests
 
 HERE = Path(__file__).resolve().parent
 URL = sys.argv[1].rstrip("/") if len(sys.argv) > 1 else "http://127.0.0.1:8000"
@@ -30,17 +31,30 @@ items: dict[str, Any] = {
 
 def call(path: str, **body: Any) -> Any:
     """Send a request about the collection and return the JSON of the answer, also that of a refusal with 409."""
-    answer = requests.post(URL + path, json={"collection_name": COLLECTION, **body}, timeout=60)
-    if not answer.ok and answer.status_code != 409:
-        sys.exit(answer.text)
-    return answer.json()
+    return _send("POST", path, {"collection_name": COLLECTION, **body}, and_accept=409)
 
 
 def change_collection(**body: Any) -> None:
     """PATCH /collections/{name}"""
-    requests.patch(f"{URL}/collections/{COLLECTION}", json=body, timeout=60).raise_for_status()
+    _send("PATCH", f"/collections/{COLLECTION}", body)
 
 
 def remove_collection() -> None:
     """DELETE /collections/{name}, if it is there"""
-    requests.delete(f"{URL}/collections/{COLLECTION}", timeout=60)
+    _send("DELETE", f"/collections/{COLLECTION}", and_accept=404)
+
+
+def _send(method: str, path: str, body: dict[str, Any] | None = None, and_accept: int = 200) -> Any:
+    data = None if body is None else json.dumps(body).encode()
+    try:
+        request = Request(URL + path, data, {"Content-Type": "application/json"}, method=method)
+        with urlopen(request, timeout=60) as response:
+            return json.loads(response.read() or "null")
+    except HTTPError as error:
+        answer = error.read().decode()
+        if error.code != and_accept:
+            sys.exit(f"{error.url} answered {error.code}: {answer}")
+        return json.loads(answer)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        sys.exit(f"No answer from {URL} ({reason}). Start the service with `make run`, or name its URL as an argument.")

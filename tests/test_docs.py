@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import yaml
 from fastapi.testclient import TestClient
 
 import pgvector_cli
-from conftest import ROOT, VARIABLES
+from conftest import ROOT, VARIABLES, Service
 from pgvector_db import VectorDB
 from pgvector_service import errors
 from pgvector_service.input import filters
@@ -79,26 +80,46 @@ def test_the_curl_examples_answer_what_the_readme_says(client: TestClient) -> No
         assert response.json() == json.loads(re.sub(r"^# ?", "", answer, flags=re.MULTILINE))
 
 
-def test_the_python_examples_run(client: TestClient, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_python_examples_run(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     over_http, without_http, in_base64 = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-
-    class Requests:
-        """Sends what the example sends with `requests`, to the application in this process."""
-
-        @staticmethod
-        def post(url: str, json: Any) -> Any:
-            return client.post(url.removeprefix("http://127.0.0.1:8000"), json=json)
-
-    monkeypatch.setitem(sys.modules, "requests", Requests)
+    monkeypatch.setitem(sys.modules, "requests", None)  # `make run` does not install it
     scope: dict[str, Any] = {}
-    exec(over_http, scope)
-    assert scope["hits"]["ids"] == ["doc3"]
-    exec(in_base64, {})
-    assert client.get("/collections/research_papers/items/doc5").json()["document"] == "Sent as base64"
+    with Service(DATABASE_URL=database) as service:
+        exec(over_http.replace("http://127.0.0.1:8000", service.url), scope)
+        assert scope["hits"]["ids"] == ["doc3"]
+        exec(in_base64, scope)
+        item = service.client.get("/collections/research_papers/items/doc5").json()
+    assert item["document"] == "Sent as base64"
     assert "postgresql://postgres:password@localhost:5432/postgres" in without_http
     exec(without_http.replace("postgresql://postgres:password@localhost:5432/postgres", database), {})
     with VectorDB(database) as db:
         assert db.count_items("papers")["count"] == 2
+
+
+EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*.py") if "from sentences import" in path.read_text())
+
+
+def test_every_example_runs_with_what_make_run_installs_and_says_what_to_do_without_a_service(database: str) -> None:
+    def run(example: Path, url: str) -> subprocess.CompletedProcess[str]:
+        without_requests = (
+            f"import sys, runpy; sys.modules['requests'] = None; sys.path.insert(0, {str(example.parent)!r}); "
+        )
+        program = f"{without_requests} sys.argv[:] = [{str(example)!r}, {url!r}]; runpy.run_path({str(example)!r})"
+        return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+
+    assert EXAMPLES
+    with Service(DATABASE_URL=database) as service:
+        for example in EXAMPLES:
+            done = run(example, service.url)
+            assert (done.returncode, done.stderr) == (0, ""), example
+            assert done.stdout.count("\n") > 3, example
+        assert service.client.get("/collections").json()["total"] == 0
+        url = service.url
+    done = run(EXAMPLES[0], url)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"No answer from {url} (")
+    assert done.stderr.endswith("Start the service with `make run`, or name its URL as an argument.\n")
+    assert done.stderr.count("\n") == 1
 
 
 def test_every_operator_is_in_the_readme_and_does_what_it_says_without_a_key(db: VectorDB) -> None:
