@@ -12,7 +12,7 @@ run: .venv/run
 	@exec $(BIN)/python -m pgvector_cli serve
 
 test: .venv/dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 lint: .venv/dev
 	$(BIN)/ruff format --check .

@@ -436,7 +436,7 @@ def test_unknown_routes_and_methods_have_the_same_shape(client: TestClient) -> N
         ("/collections/c", "DELETE, GET, PATCH"),
         ("/collections/c/items/a/b", "DELETE, GET"),
         ("/search/vector", "POST"),
-        ("/health", "GET"),
+        ("/health", "GET, HEAD"),
     ],
 )
 def test_the_methods_of_a_path_are_told(client: TestClient, path: str, methods: str) -> None:
