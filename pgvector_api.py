@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from asyncio import get_running_loop
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from itertools import chain, islice
@@ -23,6 +23,7 @@ from starlette.responses import RedirectResponse, Response, StreamingResponse
 
 from pgvector_db import VectorDB
 from pgvector_service import __version__, models, problems
+from pgvector_service.described import CollectionName, Id
 from pgvector_service.errors import CollectionExists, Conflict, InvalidInput, ItemNotFound
 from pgvector_service.json_route import JsonRoute, StrictRoute
 from pgvector_service.middleware import RequestMiddleware
@@ -79,8 +80,8 @@ async def _probe(request: Request) -> Probe:
 Database = Annotated[VectorDB, Depends(_db)]
 Configured = Annotated[Settings, Depends(_settings)]
 Probed = Annotated[Probe, Depends(_probe)]
-Name = Annotated[str, Path(description="The name of a collection.", examples=["research_papers"])]
-ItemId = Annotated[str, Path(description="Any text; encode it for the URL.", examples=["doc1"])]
+Name = Annotated[CollectionName, Path(description="The name of a collection.", examples=["research_papers"])]
+ItemId = Annotated[Id, Path(description="Any text; encode it for the URL.", examples=["doc1"])]
 
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -91,6 +92,7 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
         409: "The name or an id is taken, or the collection has changed since `if_version`",
         413: "The body is larger than MAX_BODY_BYTES",
         422: "The input is not valid; `detail` names field and position",
+        500: "A fault of the service; the log has the cause under the `request_id`",
         503: "The database is away or busy; try again after `Retry-After` seconds",
     }
     return {
@@ -113,7 +115,7 @@ with_body = APIRouter(route_class=JsonRoute)
     response_model=models.Collection,
     responses={
         200: {"model": models.Collection, "description": "It existed; get_or_create"},
-        **_problems(409, 413, 422, 503),
+        **_problems(409, 503),
     },
 )
 def create_collection(body: models.NewCollection, db: Database) -> Response:
@@ -130,7 +132,7 @@ def create_collection(body: models.NewCollection, db: Database) -> Response:
     return Answer(collection)
 
 
-@router.get("/collections", tags=["collections"], response_model=models.Collections, responses=_problems(422, 503))
+@router.get("/collections", tags=["collections"], response_model=models.Collections, responses=_problems(503))
 def list_collections(
     db: Database,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
@@ -141,7 +143,7 @@ def list_collections(
 
 
 @router.get(
-    "/collections/{name}", tags=["collections"], response_model=models.Collection, responses=_problems(404, 422, 503)
+    "/collections/{name}", tags=["collections"], response_model=models.Collection, responses=_problems(404, 503)
 )
 def get_collection(name: Name, db: Database) -> Response:
     """One collection: its dimension and metric, how many items it has, and how many of them cannot be searched."""
@@ -152,7 +154,7 @@ def get_collection(name: Name, db: Database) -> Response:
     "/collections/{name}",
     tags=["collections"],
     response_model=models.Collection,
-    responses=_problems(404, 409, 413, 422, 503),
+    responses=_problems(404, 409, 503),
 )
 def update_collection(name: Name, body: models.CollectionChange, db: Database) -> Response:
     """Rename a collection, replace its metadata, change its language; the first and the last rewrite all its rows."""
@@ -164,7 +166,7 @@ def update_collection(name: Name, body: models.CollectionChange, db: Database) -
     tags=["collections"],
     status_code=204,
     response_class=Response,
-    responses=_problems(404, 422, 503),
+    responses=_problems(404, 503),
 )
 def delete_collection(name: Name, db: Database) -> Response:
     """Delete a collection and all its items."""
@@ -178,7 +180,7 @@ def delete_collection(name: Name, db: Database) -> Response:
     response_class=StreamingResponse,
     responses={
         200: {"description": "One item a line", "content": {"application/x-ndjson": {"schema": {"type": "string"}}}},
-        **_problems(404, 422, 503),
+        **_problems(404, 503),
     },
 )
 def export_collection(name: Name, db: Database) -> Response:
@@ -211,7 +213,7 @@ def export_collection(name: Name, db: Database) -> Response:
     tags=["items"],
     status_code=201,
     response_model=models.Written,
-    responses=_problems(409, 413, 422, 503),
+    responses=_problems(409, 503),
 )
 def add_items(body: models.Items, db: Database) -> Response:
     """Store items with their embeddings, all or none; an item whose id exists is replaced, unless `mode` says else."""
@@ -229,9 +231,7 @@ def add_items(body: models.Items, db: Database) -> Response:
     return Answer(written, 201)
 
 
-@with_body.post(
-    "/items/update", tags=["items"], response_model=models.Updated, responses=_problems(404, 409, 413, 422, 503)
-)
+@with_body.post("/items/update", tags=["items"], response_model=models.Updated, responses=_problems(404, 409, 503))
 def update_items(body: models.ItemsUpdate, db: Database) -> Response:
     """Change only what is given of existing items; ids that do not exist are listed in the answer."""
     updated = db.update_items(
@@ -247,7 +247,7 @@ def update_items(body: models.ItemsUpdate, db: Database) -> Response:
     return Answer(updated)
 
 
-@with_body.post("/items/get", tags=["items"], response_model=models.ItemsPage, responses=_problems(404, 413, 422, 503))
+@with_body.post("/items/get", tags=["items"], response_model=models.ItemsPage, responses=_problems(404, 503))
 def get_items(body: models.ItemsQuery, db: Database, settings: Configured) -> Response:
     """Items by id, or all that match page by page."""
     _check_at_most("limit", body.limit, settings.max_results)
@@ -266,15 +266,13 @@ def get_items(body: models.ItemsQuery, db: Database, settings: Configured) -> Re
     return Answer(items)
 
 
-@with_body.post("/items/count", tags=["items"], response_model=models.Counted, responses=_problems(404, 413, 422, 503))
+@with_body.post("/items/count", tags=["items"], response_model=models.Counted, responses=_problems(404, 503))
 def count_items(body: models.ItemsCount, db: Database) -> Response:
     """How many items match."""
     return Answer(db.count_items(body.collection_name, body.ids, where=body.where, where_document=body.where_document))
 
 
-@with_body.post(
-    "/items/delete", tags=["items"], response_model=models.Deleted, responses=_problems(404, 409, 413, 422, 503)
-)
+@with_body.post("/items/delete", tags=["items"], response_model=models.Deleted, responses=_problems(404, 409, 503))
 def delete_items(body: models.ItemsDeletion, db: Database) -> Response:
     """Delete items by id or by filter; ids that do not exist are passed over."""
     deleted = db.delete_items(
@@ -292,7 +290,7 @@ def delete_items(body: models.ItemsDeletion, db: Database) -> Response:
     "/collections/{name}/items/{item_id:any}",
     tags=["items"],
     response_model=models.Item,
-    responses=_problems(404, 422, 503),
+    responses=_problems(404, 503),
 )
 def get_item(name: Name, item_id: ItemId, db: Database) -> Response:
     """One item with its embedding."""
@@ -317,7 +315,7 @@ def get_item(name: Name, item_id: ItemId, db: Database) -> Response:
     tags=["items"],
     status_code=204,
     response_class=Response,
-    responses=_problems(404, 422, 503),
+    responses=_problems(404, 503),
 )
 def delete_item(name: Name, item_id: ItemId, db: Database) -> Response:
     """Delete one item."""
@@ -329,7 +327,7 @@ def delete_item(name: Name, item_id: ItemId, db: Database) -> Response:
 # Search
 
 
-@with_body.post("/search/vector", tags=["search"], response_model=models.Hits, responses=_problems(404, 413, 422, 503))
+@with_body.post("/search/vector", tags=["search"], response_model=models.Hits, responses=_problems(404, 503))
 async def search_vector(body: models.VectorQuery, db: Database, settings: Configured) -> Response:
     """The items nearest to an embedding, best first; equally near ones in id order."""
     _check_results(body, 1, settings)
@@ -347,7 +345,7 @@ async def search_vector(body: models.VectorQuery, db: Database, settings: Config
 
 
 @with_body.post(
-    "/search/vector/batch", tags=["search"], response_model=models.HitsOfMany, responses=_problems(404, 413, 422, 503)
+    "/search/vector/batch", tags=["search"], response_model=models.HitsOfMany, responses=_problems(404, 503)
 )
 def search_vectors(body: models.VectorQueries, db: Database, settings: Configured) -> Response:
     """Several searches of one collection at once, from one snapshot; much cheaper than one by one."""
@@ -358,9 +356,7 @@ def search_vectors(body: models.VectorQueries, db: Database, settings: Configure
     return Answer({"results": results})
 
 
-@with_body.post(
-    "/search/text", tags=["search"], response_model=models.TextHits, responses=_problems(404, 413, 422, 503)
-)
+@with_body.post("/search/text", tags=["search"], response_model=models.TextHits, responses=_problems(404, 503))
 def search_text(body: models.TextQuery, db: Database, settings: Configured) -> Response:
     """The items whose documents match a text best, by PostgreSQL's full text search."""
     _check_results(body, 1, settings)
@@ -377,7 +373,7 @@ def search_text(body: models.TextQuery, db: Database, settings: Configured) -> R
 
 
 @with_body.post(
-    "/search/text/batch", tags=["search"], response_model=models.TextHitsOfMany, responses=_problems(404, 413, 422, 503)
+    "/search/text/batch", tags=["search"], response_model=models.TextHitsOfMany, responses=_problems(404, 503)
 )
 def search_texts(body: models.TextQueries, db: Database, settings: Configured) -> Response:
     """Several searches by text of one collection at once, from one snapshot."""
@@ -393,9 +389,7 @@ def search_texts(body: models.TextQueries, db: Database, settings: Configured) -
     return Answer({"results": results})
 
 
-@with_body.post(
-    "/search/hybrid", tags=["search"], response_model=models.HybridHits, responses=_problems(404, 413, 422, 503)
-)
+@with_body.post("/search/hybrid", tags=["search"], response_model=models.HybridHits, responses=_problems(404, 503))
 def search_hybrid(body: models.HybridQuery, db: Database, settings: Configured) -> Response:
     """The items that are near to an embedding, or whose documents match a text; those that do both come first."""
     _check_results(body, 1, settings)
@@ -418,7 +412,7 @@ def search_hybrid(body: models.HybridQuery, db: Database, settings: Configured) 
     "/search/hybrid/batch",
     tags=["search"],
     response_model=models.HybridHitsOfMany,
-    responses=_problems(404, 413, 422, 503),
+    responses=_problems(404, 503),
 )
 def search_hybrids(body: models.HybridQueries, db: Database, settings: Configured) -> Response:
     """Several hybrid searches of one collection at once, from one snapshot."""
@@ -437,7 +431,7 @@ def search_hybrids(body: models.HybridQueries, db: Database, settings: Configure
     return Answer({"results": results})
 
 
-@with_body.post("/search/similar", tags=["search"], response_model=models.Hits, responses=_problems(404, 413, 422, 503))
+@with_body.post("/search/similar", tags=["search"], response_model=models.Hits, responses=_problems(404, 503))
 def search_similar(body: models.SimilarQuery, db: Database, settings: Configured) -> Response:
     """The items that are like some examples, and unlike others; the examples themselves are left out."""
     _check_results(body, 1, settings)
@@ -526,8 +520,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         description="Stores embeddings in PostgreSQL and finds the nearest ones.",
         redoc_url=None,
         lifespan=_lifespan,
-        responses={500: {"model": models.Problem, "description": "A fault of the service; the log has the cause"}},
+        responses=_problems(413, 422, 500),
     )
+    app.openapi = _description(app.openapi, settings.max_results)  # type: ignore[method-assign]
     app.state.db = db
     app.state.settings = settings
     app.state.probe = Probe(db)
@@ -543,6 +538,21 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for error in problems.KINDS:
         app.add_exception_handler(error, _problem)
     return app
+
+
+def _description(of_routes: Callable[[], dict[str, Any]], max_results: int) -> Callable[[], Any]:
+    """What OpenAPI shows: `of_routes`, the shape of errors, and the limit that is a setting."""
+
+    def description() -> dict[str, Any]:
+        described = of_routes()
+        schemas = described["components"]["schemas"]
+        schemas["Problem"] = models.Problem.model_json_schema()
+        for schema in schemas.values():
+            for name in {"limit", "n_results", "offset"} & schema.get("properties", {}).keys():
+                schema["properties"][name]["maximum"] = max_results
+        return described
+
+    return description
 
 
 @asynccontextmanager
