@@ -1,5 +1,6 @@
 # make run    serve the API on http://127.0.0.1:8000, with a PostgreSQL of its own unless DATABASE_URL is set
 # make test   the whole test suite, against a real PostgreSQL
+# make soak   thousands of requests made from the OpenAPI schema, and what the service answers (8 minutes)
 # make lint   formatting, ruff, mypy
 # make demo   examples/quickstart.py against a fresh server
 # make bench  the figures that the README claims, beside chroma and pgvector, and the curve over sizes (half an hour)
@@ -13,6 +14,9 @@ run: .venv/run
 
 test: .venv/dev
 	$(BIN)/python -m pytest -n 3 --dist worksteal
+
+soak: .venv/dev
+	$(BIN)/python -m pytest -m soak tests/soak
 
 lint: .venv/dev
 	$(BIN)/ruff format --check .
@@ -46,4 +50,4 @@ lock: .venv/dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.lock
 	@touch $@
 
-.PHONY: run test lint demo bench profile lock
+.PHONY: run test soak lint demo bench profile lock

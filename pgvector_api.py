@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from asyncio import get_running_loop
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from functools import cache
@@ -33,6 +33,7 @@ from pgvector_service.settings import Settings, SettingsError
 from pgvector_service.storage.embedded import EmbeddedPostgres
 from pgvector_service.web import models, problems
 from pgvector_service.web.bodies import lines
+from pgvector_service.web.described import CollectionName, Id, NewCollectionName
 from pgvector_service.web.health import Probe
 from pgvector_service.web.middleware import ENCODED_SLASH, RequestMiddleware, content_encoding
 from pgvector_service.web.refusals import Refusals
@@ -97,8 +98,8 @@ async def _probe(request: Request) -> Probe:
 Database = Annotated[VectorDB, Depends(_db)]
 Configured = Annotated[Settings, Depends(_settings)]
 Probed = Annotated[Probe, Depends(_probe)]
-Name = Annotated[str, Path(description="The name of a collection.", examples=["research_papers"])]
-ItemId = Annotated[str, Path(description="Any text; encode it for the URL.", examples=["doc1"])]
+Name = Annotated[CollectionName, Path(description="The name of a collection.", examples=["research_papers"])]
+ItemId = Annotated[Id, Path(description="Any text; encode it for the URL.", examples=["doc1"])]
 
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -110,6 +111,7 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
         413: "The body is larger than MAX_BODY_BYTES",
         415: "The body is compressed in another way than gzip or zstd",
         422: "The input is not valid; `detail` names field and position",
+        500: "A fault of the service; the log has the cause under the `request_id`",
         503: "The database is away or busy; try again after `Retry-After` seconds",
     }
     return {
@@ -132,7 +134,7 @@ with_body = APIRouter(route_class=JsonRoute)
     response_model=models.Collection,
     responses={
         200: {"model": models.Collection, "description": "It existed; get_or_create"},
-        **_problems(409, 413, 415, 422, 503),
+        **_problems(409, 503),
     },
 )
 def create_collection(body: models.NewCollection, db: Database) -> Response:
@@ -150,7 +152,7 @@ def create_collection(body: models.NewCollection, db: Database) -> Response:
     return Answer(collection)
 
 
-@router.get("/collections", tags=["collections"], response_model=models.Collections, responses=_problems(422, 503))
+@router.get("/collections", tags=["collections"], response_model=models.Collections, responses=_problems(503))
 def list_collections(
     db: Database,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
@@ -161,10 +163,7 @@ def list_collections(
 
 
 @router.get(
-    "/collections/{name:name}",
-    tags=["collections"],
-    response_model=models.Collection,
-    responses=_problems(404, 422, 503),
+    "/collections/{name:name}", tags=["collections"], response_model=models.Collection, responses=_problems(404, 503)
 )
 def get_collection(name: Name, db: Database) -> Response:
     """One collection: its dimension and metric, how many items it has, and how many of them cannot be searched."""
@@ -175,7 +174,7 @@ def get_collection(name: Name, db: Database) -> Response:
     "/collections/{name:name}",
     tags=["collections"],
     response_model=models.Collection,
-    responses=_problems(404, 409, 413, 415, 422, 503),
+    responses=_problems(404, 409, 503),
 )
 def update_collection(name: Name, body: models.CollectionChange, db: Database) -> Response:
     """Rename a collection, replace its metadata, change its language or its metric.
@@ -190,7 +189,7 @@ def update_collection(name: Name, body: models.CollectionChange, db: Database) -
     tags=["collections"],
     status_code=204,
     response_class=Response,
-    responses=_problems(404, 422, 503),
+    responses=_problems(404, 503),
 )
 def delete_collection(name: Name, db: Database) -> Response:
     """Delete a collection and all its items."""
@@ -204,7 +203,7 @@ def delete_collection(name: Name, db: Database) -> Response:
     response_class=StreamingResponse,
     responses={
         200: {"description": "One item a line", "content": {"application/x-ndjson": {"schema": {"type": "string"}}}},
-        **_problems(404, 422, 503),
+        **_problems(404, 503),
     },
 )
 def export_collection(name: Name, db: Database) -> Response:
@@ -237,7 +236,7 @@ def export_collection(name: Name, db: Database) -> Response:
     tags=["items"],
     status_code=201,
     response_model=models.Written,
-    responses=_problems(409, 413, 415, 422, 503),
+    responses=_problems(409, 503),
 )
 def add_items(body: models.Items, db: Database) -> Response:
     """Store items with their embeddings, all or none; an item whose id exists is replaced, unless `mode` says else."""
@@ -259,7 +258,7 @@ def add_items(body: models.Items, db: Database) -> Response:
     "/items/import",
     tags=["items"],
     response_model=models.Imported,
-    responses=_problems(409, 413, 415, 422, 503),
+    responses=_problems(409, 503),
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -277,7 +276,9 @@ async def import_items(
     request: Request,
     db: Database,
     settings: Configured,
-    collection_name: Annotated[str, Query(description="Is created if it is missing, with metric cosine.")],
+    collection_name: Annotated[
+        NewCollectionName, Query(description="Is created if it is missing, with metric cosine.")
+    ],
     mode: Annotated[Mode, Query(description="What happens to items that exist.")] = "upsert",
 ) -> Response:
     """Store the lines of an export, of any number, while they come.
@@ -290,9 +291,7 @@ async def import_items(
     return Answer(await run_in_threadpool(db.import_items, collection_name, items, mode))
 
 
-@with_body.post(
-    "/items/update", tags=["items"], response_model=models.Updated, responses=_problems(404, 409, 413, 415, 422, 503)
-)
+@with_body.post("/items/update", tags=["items"], response_model=models.Updated, responses=_problems(404, 409, 503))
 def update_items(body: models.ItemsUpdate, db: Database) -> Response:
     """Change only what is given of existing items; ids that do not exist are listed in the answer."""
     updated = db.update_items(
@@ -308,9 +307,7 @@ def update_items(body: models.ItemsUpdate, db: Database) -> Response:
     return Answer(updated)
 
 
-@with_body.post(
-    "/items/get", tags=["items"], response_model=models.ItemsPage, responses=_problems(404, 413, 415, 422, 503)
-)
+@with_body.post("/items/get", tags=["items"], response_model=models.ItemsPage, responses=_problems(404, 503))
 def get_items(body: models.ItemsQuery, db: Database, settings: Configured) -> Response:
     """Items by id, or all that match page by page."""
     _check_at_most("limit", body.limit, settings.max_results)
@@ -329,17 +326,13 @@ def get_items(body: models.ItemsQuery, db: Database, settings: Configured) -> Re
     return Answer(items)
 
 
-@with_body.post(
-    "/items/count", tags=["items"], response_model=models.Counted, responses=_problems(404, 413, 415, 422, 503)
-)
+@with_body.post("/items/count", tags=["items"], response_model=models.Counted, responses=_problems(404, 503))
 def count_items(body: models.ItemsCount, db: Database) -> Response:
     """How many items match."""
     return Answer(db.count_items(body.collection_name, body.ids, where=body.where, where_document=body.where_document))
 
 
-@with_body.post(
-    "/items/delete", tags=["items"], response_model=models.Deleted, responses=_problems(404, 409, 413, 415, 422, 503)
-)
+@with_body.post("/items/delete", tags=["items"], response_model=models.Deleted, responses=_problems(404, 409, 503))
 def delete_items(body: models.ItemsDeletion, db: Database) -> Response:
     """Delete items by id or by filter; ids that do not exist are passed over."""
     deleted = db.delete_items(
@@ -357,7 +350,7 @@ def delete_items(body: models.ItemsDeletion, db: Database) -> Response:
     "/collections/{name:name}/items/{item_id:any}",
     tags=["items"],
     response_model=models.Item,
-    responses=_problems(404, 422, 503),
+    responses=_problems(404, 503),
 )
 def get_item(name: Name, item_id: ItemId, db: Database) -> Response:
     """One item with its embedding."""
@@ -382,7 +375,7 @@ def get_item(name: Name, item_id: ItemId, db: Database) -> Response:
     tags=["items"],
     status_code=204,
     response_class=Response,
-    responses=_problems(404, 422, 503),
+    responses=_problems(404, 503),
 )
 def delete_item(name: Name, item_id: ItemId, db: Database) -> Response:
     """Delete one item."""
@@ -394,9 +387,7 @@ def delete_item(name: Name, item_id: ItemId, db: Database) -> Response:
 # Search
 
 
-@with_body.post(
-    "/search/vector", tags=["search"], response_model=models.Hits, responses=_problems(404, 413, 415, 422, 503)
-)
+@with_body.post("/search/vector", tags=["search"], response_model=models.Hits, responses=_problems(404, 503))
 async def search_vector(body: models.VectorQuery, db: Database, settings: Configured) -> Response:
     """The items nearest to an embedding, best first; equally near ones in id order."""
     _check_results(body, 1, settings)
@@ -414,10 +405,7 @@ async def search_vector(body: models.VectorQuery, db: Database, settings: Config
 
 
 @with_body.post(
-    "/search/vector/batch",
-    tags=["search"],
-    response_model=models.HitsOfMany,
-    responses=_problems(404, 413, 415, 422, 503),
+    "/search/vector/batch", tags=["search"], response_model=models.HitsOfMany, responses=_problems(404, 503)
 )
 def search_vectors(body: models.VectorQueries, db: Database, settings: Configured) -> Response:
     """Several searches of one collection at once, from one snapshot; much cheaper than one by one."""
@@ -428,9 +416,7 @@ def search_vectors(body: models.VectorQueries, db: Database, settings: Configure
     return Answer({"results": results})
 
 
-@with_body.post(
-    "/search/text", tags=["search"], response_model=models.TextHits, responses=_problems(404, 413, 415, 422, 503)
-)
+@with_body.post("/search/text", tags=["search"], response_model=models.TextHits, responses=_problems(404, 503))
 def search_text(body: models.TextQuery, db: Database, settings: Configured) -> Response:
     """The items whose documents match a text best, by PostgreSQL's full text search."""
     _check_results(body, 1, settings)
@@ -447,10 +433,7 @@ def search_text(body: models.TextQuery, db: Database, settings: Configured) -> R
 
 
 @with_body.post(
-    "/search/text/batch",
-    tags=["search"],
-    response_model=models.TextHitsOfMany,
-    responses=_problems(404, 413, 415, 422, 503),
+    "/search/text/batch", tags=["search"], response_model=models.TextHitsOfMany, responses=_problems(404, 503)
 )
 def search_texts(body: models.TextQueries, db: Database, settings: Configured) -> Response:
     """Several searches by text of one collection at once, from one snapshot."""
@@ -466,9 +449,7 @@ def search_texts(body: models.TextQueries, db: Database, settings: Configured) -
     return Answer({"results": results})
 
 
-@with_body.post(
-    "/search/hybrid", tags=["search"], response_model=models.HybridHits, responses=_problems(404, 413, 415, 422, 503)
-)
+@with_body.post("/search/hybrid", tags=["search"], response_model=models.HybridHits, responses=_problems(404, 503))
 def search_hybrid(body: models.HybridQuery, db: Database, settings: Configured) -> Response:
     """The items that are near to an embedding, or whose documents match a text; those that do both come first."""
     _check_results(body, 1, settings)
@@ -491,7 +472,7 @@ def search_hybrid(body: models.HybridQuery, db: Database, settings: Configured) 
     "/search/hybrid/batch",
     tags=["search"],
     response_model=models.HybridHitsOfMany,
-    responses=_problems(404, 413, 415, 422, 503),
+    responses=_problems(404, 503),
 )
 def search_hybrids(body: models.HybridQueries, db: Database, settings: Configured) -> Response:
     """Several hybrid searches of one collection at once, from one snapshot."""
@@ -510,9 +491,7 @@ def search_hybrids(body: models.HybridQueries, db: Database, settings: Configure
     return Answer({"results": results})
 
 
-@with_body.post(
-    "/search/similar", tags=["search"], response_model=models.Hits, responses=_problems(404, 413, 415, 422, 503)
-)
+@with_body.post("/search/similar", tags=["search"], response_model=models.Hits, responses=_problems(404, 503))
 def search_similar(body: models.SimilarQuery, db: Database, settings: Configured) -> Response:
     """The items that are like some examples, and unlike others; the examples themselves are left out."""
     _check_results(body, 1, settings)
@@ -605,8 +584,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         description="Stores embeddings in PostgreSQL and finds the nearest ones.",
         redoc_url=None,
         lifespan=_lifespan,
-        responses={500: {"model": models.Problem, "description": "A fault of the service; the log has the cause"}},
+        responses=_problems(413, 415, 422, 500),
     )
+    app.openapi = _description(app.openapi, settings.max_results)  # type: ignore[method-assign]
     app.state.db = db
     app.state.postgres = None
     app.state.settings = settings
@@ -631,6 +611,21 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for error in problems.KINDS:
         app.add_exception_handler(error, _problem)
     return app
+
+
+def _description(of_routes: Callable[[], dict[str, Any]], max_results: int) -> Callable[[], Any]:
+    """What OpenAPI shows: `of_routes`, the shape of errors, and the limit that is a setting."""
+
+    def description() -> dict[str, Any]:
+        described = of_routes()
+        schemas = described["components"]["schemas"]
+        schemas["Problem"] = models.Problem.model_json_schema()
+        for schema in schemas.values():
+            for name in {"limit", "n_results", "offset"} & schema.get("properties", {}).keys():
+                schema["properties"][name]["maximum"] = max_results
+        return described
+
+    return description
 
 
 @asynccontextmanager

@@ -403,7 +403,7 @@ class VectorDB:
         if limit < 1:
             raise InvalidInput("limit", "must be 1 or more.")
         filter = compiled(where, where_document)
-        if ids is not None and (order or cursor):
+        if ids is not None and (order or cursor is not None):
             field = "order_by or descending" if order else "cursor"
             raise InvalidInput(field, "is for pages; items by id come in the order of ids.")
         order = order or Order()

@@ -3,23 +3,33 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
+from pgvector_service.input.embeddings import MAX_DIMENSION
 from pgvector_service.input.items import Mode
 from pgvector_service.input.options import SearchOptions
 from pgvector_service.input.values import MAX_NUMBER
 from pgvector_service.ranking.distances import Metric, MetricName
-from pgvector_service.ranking.diversity import Mmr
+from pgvector_service.ranking.diversity import MAX_CANDIDATES, Mmr
+from pgvector_service.web.described import (
+    NAME,
+    NULL,
+    CollectionName,
+    Conditions,
+    DocumentConditions,
+    Embedding,
+    Embeddings,
+    Id,
+    Metadata,
+    MetadataPath,
+    NewCollectionName,
+    QueryText,
+    SomeEmbeddings,
+    Text,
+    not_both,
+    one_of,
+)
 
-_VECTOR = {
-    "anyOf": [
-        {"type": "array", "items": {"type": "number"}},
-        {"type": "string", "contentEncoding": "base64", "description": "Little-endian float32 numbers in base64."},
-    ]
-}
-# Checked by `items.checked_matrix`, which makes a matrix of it at once instead of another list of Python floats.
-Embedding = Annotated[Any, WithJsonSchema(_VECTOR)]
-Embeddings = Annotated[Any, WithJsonSchema({"type": "array", "items": _VECTOR, "minItems": 1})]
 Exact = Annotated[
     bool, Field(description="Look at every row, instead of at the recall that GET /collections/{name} tells.")
 ]
@@ -36,21 +46,24 @@ Include = Annotated[
 ]
 
 
-Texts = Annotated[list[str | None] | None, Field(fail_fast=True)]
-Metadatas = Annotated[list[dict[str, Any] | None] | None, Field(fail_fast=True)]
-Ids = Annotated[list[str], Field(fail_fast=True)]
-Uris = Annotated[Texts, Field(description="Where the thing is that the embedding stands for.")]
-MediaTypes = Annotated[Texts, Field(description="What it is, such as text/plain or image/png.")]
+# As many as there are ids, and there is one at least; that is checked with the rest of the batch.
+_ONE = {"minItems": 1}
+Texts = Annotated[list[Text | None], Field(fail_fast=True, json_schema_extra=_ONE)]
+Metadatas = Annotated[list[Metadata | None], Field(fail_fast=True, json_schema_extra=_ONE)]
+Ids = Annotated[list[Id], Field(fail_fast=True)]
+NewIds = Annotated[list[Id], Field(fail_fast=True, json_schema_extra={**_ONE, "uniqueItems": True})]
+Uris = Annotated[Texts | None, Field(description="Where the thing is that the embedding stands for.")]
+MediaTypes = Annotated[Texts | None, Field(description="What it is, such as text/plain or image/png.")]
 
 
 def _whole(value: Any) -> Any:
-    # A JSON parser makes a float of an integer beyond 64 bits; a bound says more of it than that it is no integer.
-    return int(value) if isinstance(value, float) and abs(value) >= 2**63 else value
+    # 1.0 is an integer in JSON, and a JSON parser makes a float of one beyond 64 bits, which a bound is to refuse.
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 Whole = Annotated[int, BeforeValidator(_whole)]
 IfVersion = Annotated[
-    Annotated[Whole, Field(ge=0, le=MAX_NUMBER)] | None,
+    Annotated[int, Field(ge=0, le=MAX_NUMBER), BeforeValidator(_whole)] | None,
     Field(description="Refuse with 409 unless the collection is at this version: nobody has written since."),
 ]
 
@@ -64,36 +77,53 @@ class Body(BaseModel):
 class NewCollection(Body):
     """POST /collections"""
 
-    name: str = Field(validation_alias=AliasChoices("name", "collection_name"))
-    dimension: Whole | None = Field(None, description="Fixed by the first write when left out.")
+    name: NewCollectionName = Field(validation_alias=AliasChoices("name", "collection_name"))
+    dimension: Annotated[Whole, Field(json_schema_extra={"minimum": 1, "maximum": MAX_DIMENSION})] | None = Field(
+        None, description="Fixed by the first write when left out."
+    )
     metric: MetricName = Field("cosine", description="l2, l1 and dot are other names of euclidean, manhattan and ip.")
-    language: str = Field("english", description="A text search configuration of PostgreSQL, for full text search.")
-    metadata: dict[str, Any] | None = None
+    language: Text = Field("english", description="A text search configuration of PostgreSQL, for full text search.")
+    metadata: Metadata | None = None
     get_or_create: bool = False
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"name": "research_papers", "dimension": 3, "metric": "cosine"}]}
+        json_schema_extra=lambda schema: schema.update(
+            properties=schema["properties"] | {"collection_name": {**NAME, "description": "Instead of name."}},
+            required=[],
+            oneOf=[{"required": ["name"]}, {"required": ["collection_name"]}],
+            examples=[{"name": "research_papers", "dimension": 3, "metric": "cosine"}],
+        )
     )
 
 
 class CollectionChange(Body):
     """PATCH /collections/{name}"""
 
-    new_name: str | None = None
-    metadata: dict[str, Any] | None = Field(None, description="Replaces all metadata of the collection.")
-    language: str | None = Field(None, description="Of the documents, whose words are all read anew.")
+    new_name: NewCollectionName | None = None
+    metadata: Metadata | None = Field(None, description="Replaces all metadata of the collection.")
+    language: Text | None = Field(None, description="Of the documents, whose words are all read anew.")
     metric: MetricName | None = Field(None, description="Searches rank by it from now on.")
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"metadata": {"team": "search"}}]})
+    model_config = ConfigDict(
+        json_schema_extra={
+            **one_of(
+                new_name={"type": "string"},
+                metadata={"type": "object"},
+                language={"type": "string"},
+                metric={"type": "string"},
+            ),
+            "examples": [{"metadata": {"team": "search"}}],
+        }
+    )
 
 
 class Items(Body):
     """POST /items"""
 
-    collection_name: str
-    ids: Ids
-    documents: Texts = None
-    metadatas: Metadatas = None
+    collection_name: NewCollectionName
+    ids: NewIds
+    documents: Texts | None = None
+    metadatas: Metadatas | None = None
     embeddings: Embeddings
     uris: Uris = None
     media_types: MediaTypes = None
@@ -121,18 +151,13 @@ class Items(Body):
 class ItemsUpdate(Body):
     """POST /items/update"""
 
-    collection_name: str
-    ids: Ids
-    documents: Texts = None
+    collection_name: CollectionName
+    ids: NewIds
+    documents: Texts | None = None
     metadatas: Annotated[
-        Metadatas, Field(description="Merged key by key into what is there; null as a value removes a key.")
+        Metadatas | None, Field(description="Merged key by key into what is there; null as a value removes a key.")
     ] = None
-    embeddings: Annotated[
-        Any,
-        WithJsonSchema(
-            {"anyOf": [{"type": "array", "items": {"anyOf": [_VECTOR, {"type": "null"}]}}, {"type": "null"}]}
-        ),
-    ] = None
+    embeddings: SomeEmbeddings | None = None
     uris: Uris = None
     media_types: MediaTypes = None
     if_version: IfVersion = None
@@ -153,8 +178,8 @@ class ItemsUpdate(Body):
 class Filtered(Body):
     """Which items of a collection."""
 
-    collection_name: str
-    where: dict[str, Any] | None = Field(
+    collection_name: CollectionName
+    where: Conditions | None = Field(
         None,
         description="Conditions on the metadata: a value for a key, or an object of $eq $ne $gt $gte $lt $lte $in $nin "
         "$exists $prefix $like $regex $not_regex $contains $not_contains; with $and $or $not. `a.b` is the key `a.b`, "
@@ -170,7 +195,7 @@ class Filtered(Body):
             {"$and": [{"$or": [{"year": 2024}, {"lang": "de"}]}, {"$not": {"#kind": "image"}}]},
         ],
     )
-    where_document: dict[str, Any] | None = Field(
+    where_document: DocumentConditions | None = Field(
         None,
         description="Conditions on the document: $contains $not_contains $icontains $regex $not_regex $matches (full "
         "text); with $and $or $not.",
@@ -188,12 +213,15 @@ class ItemsQuery(Filtered):
     ids: Ids | None = Field(None, description="These items; without it all that match, page by page.")
     limit: Whole = Field(100, ge=1)
     cursor: str | None = Field(None, description="The next_cursor of the page before.")
-    order_by: str | None = Field(None, description="`id` (the default), `created_at`, or a path in the metadata.")
+    order_by: MetadataPath | None = Field(
+        None, description="`id` (the default), `created_at`, or a path in the metadata."
+    )
     descending: bool = False
     include: Include
 
     model_config = ConfigDict(
         json_schema_extra={
+            **not_both("ids", order_by=NULL, cursor=NULL, descending={"const": False}),
             "examples": [
                 {
                     "collection_name": "research_papers",
@@ -201,7 +229,7 @@ class ItemsQuery(Filtered):
                     "order_by": "year",
                     "limit": 10,
                 }
-            ]
+            ],
         }
     )
 
@@ -229,7 +257,8 @@ class ItemsDeletion(Filtered):
 
     model_config = ConfigDict(
         json_schema_extra={
-            "examples": [{"collection_name": "research_papers", "where": {"source": "arxiv"}, "dry_run": True}]
+            **one_of(ids={"type": "array"}, where={"type": "object"}, where_document={"type": "object"}),
+            "examples": [{"collection_name": "research_papers", "where": {"source": "arxiv"}, "dry_run": True}],
         }
     )
 
@@ -240,7 +269,7 @@ class SearchBody(Filtered):
     n_results: Whole = Field(10, ge=1)
     offset: Whole = Field(0, ge=0, description="So many of the best are left out.")
     include: Include
-    group_by: str | None = Field(
+    group_by: MetadataPath | None = Field(
         None, description="A path in the metadata: of each value there (and of none) take at most group_size items."
     )
     group_size: Whole = Field(1, ge=1)
@@ -255,8 +284,12 @@ class SearchBody(Filtered):
 class Diversity(Body):
     """Maximal marginal relevance: of the `candidates` best choose those that are unlike each other."""
 
-    diversity: float = Field(0.5, description="0: relevance only; 1: difference only.")
-    candidates: Whole = 100
+    diversity: float = Field(
+        0.5,
+        description="0: relevance only; 1: difference only.",
+        json_schema_extra={"minimum": 0, "maximum": 1},
+    )
+    candidates: Whole = Field(100, json_schema_extra={"minimum": 1, "maximum": MAX_CANDIDATES})
 
 
 class VectorSearchBody(SearchBody):
@@ -268,6 +301,9 @@ class VectorSearchBody(SearchBody):
     mmr: Diversity | None = None
 
 
+_MMR_OR_GROUPS = not_both("mmr", group_by=NULL)
+
+
 class VectorQuery(VectorSearchBody):
     """POST /search/vector"""
 
@@ -275,6 +311,7 @@ class VectorQuery(VectorSearchBody):
 
     model_config = ConfigDict(
         json_schema_extra={
+            **_MMR_OR_GROUPS,
             "examples": [
                 {
                     "collection_name": "research_papers",
@@ -282,7 +319,7 @@ class VectorQuery(VectorSearchBody):
                     "n_results": 2,
                     "where": {"year": {"$gte": 2015}},
                 },
-            ]
+            ],
         }
     )
 
@@ -294,13 +331,14 @@ class VectorQueries(VectorSearchBody):
 
     model_config = ConfigDict(
         json_schema_extra={
+            **_MMR_OR_GROUPS,
             "examples": [
                 {
                     "collection_name": "research_papers",
                     "query_embeddings": [[0.8, 0.2, 0.2], [0.1, 0.9, 0.1]],
                     "n_results": 1,
                 }
-            ]
+            ],
         }
     )
 
@@ -314,7 +352,7 @@ class TextSearchBody(SearchBody):
 class TextQuery(TextSearchBody):
     """POST /search/text"""
 
-    query_text: str = Field(description='As in web searches: words, "phrases", or, -without.')
+    query_text: QueryText = Field(description='As in web searches: words, "phrases", or, -without.')
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -328,7 +366,7 @@ class TextQuery(TextSearchBody):
 class TextQueries(TextSearchBody):
     """POST /search/text/batch"""
 
-    query_texts: list[str] = Field(fail_fast=True, min_length=1)
+    query_texts: list[QueryText] = Field(fail_fast=True, min_length=1)
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -344,8 +382,10 @@ class HybridSearchBody(VectorSearchBody):
     alpha: float | None = Field(
         None, ge=0, le=1, description="Fusion by score instead: alpha times the nearness, 1 - alpha times the match."
     )
-    candidates: Whole | None = Field(
-        None, description="So many of the best of each side take part; by default 100, or as many as are wanted."
+    candidates: Annotated[Whole, Field(json_schema_extra={"minimum": 1})] | None = Field(
+        None,
+        description="So many of the best of each side take part; by default 100, or as many as are wanted. At least "
+        "n_results and offset together.",
     )
 
 
@@ -353,10 +393,11 @@ class HybridQuery(HybridSearchBody):
     """POST /search/hybrid"""
 
     query_embedding: Embedding
-    query_text: str
+    query_text: QueryText
 
     model_config = ConfigDict(
         json_schema_extra={
+            **_MMR_OR_GROUPS,
             "examples": [
                 {
                     "collection_name": "research_papers",
@@ -364,7 +405,7 @@ class HybridQuery(HybridSearchBody):
                     "query_text": "residual learning",
                     "n_results": 2,
                 }
-            ]
+            ],
         }
     )
 
@@ -373,17 +414,18 @@ class HybridQueries(HybridSearchBody):
     """POST /search/hybrid/batch"""
 
     query_embeddings: Embeddings
-    query_texts: list[str] = Field(fail_fast=True, min_length=1)
+    query_texts: list[QueryText] = Field(fail_fast=True, min_length=1)
 
     model_config = ConfigDict(
         json_schema_extra={
+            **_MMR_OR_GROUPS,
             "examples": [
                 {
                     "collection_name": "research_papers",
                     "query_embeddings": [[0.8, 0.2, 0.2], [0.1, 0.9, 0.1]],
                     "query_texts": ["attention", "residual learning"],
                 }
-            ]
+            ],
         }
     )
 
@@ -404,7 +446,9 @@ class SimilarQuery(VectorSearchBody):
 
     model_config = ConfigDict(
         json_schema_extra={
-            "examples": [{"collection_name": "research_papers", "ids": ["doc1"], "negative": {"ids": ["doc2"]}}]
+            **_MMR_OR_GROUPS,
+            "allOf": [one_of(ids={"minItems": 1}, embeddings={"type": "array"})],
+            "examples": [{"collection_name": "research_papers", "ids": ["doc1"], "negative": {"ids": ["doc2"]}}],
         }
     )
 
