@@ -265,7 +265,7 @@ def add_items(body: models.Items, db: Database) -> Response:
             "description": "One item a line, as `GET /collections/{name}/export` gives them.",
             "content": {
                 "application/x-ndjson": {
-                    "schema": {"type": "string"},
+                    "schema": {},
                     "example": '{"id": "doc1", "document": "Attention", "embedding": [0.9, 0.1, 0.2]}\n',
                 }
             },

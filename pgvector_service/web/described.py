@@ -23,8 +23,8 @@ TEXT = {"type": "string", "pattern": r"^[^\u0000]*$"}
 # Bytes are at least as many as characters.
 ID = {**TEXT, "minLength": 1, "maxLength": MAX_NAME_BYTES}
 NAME = {**ID}
-# Names with a slash exist only where plain SQL has made them.
-NEW_NAME = {**ID, "pattern": r"^[^/\u0000]*$", "not": {"enum": [".", ".."]}}
+# No slash, and neither one dot nor two. Names with a slash exist only where plain SQL has made them.
+NEW_NAME = {**ID, "pattern": r"^(?:\.?[^./\u0000][^/\u0000]*|\.\.[^/\u0000]+)$"}
 # A pattern of LIKE, in which a backslash takes what follows literally.
 PATTERN = {"type": "string", "pattern": r"^(?:[^\\\u0000]|\\[^\u0000])*$"}
 QUERY_TEXT = {"type": "string", "pattern": r"^[^\u0000]*[^\s\u0000][^\u0000]*$", "maxLength": MAX_QUERY_TEXT}

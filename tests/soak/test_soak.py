@@ -19,19 +19,22 @@ SEED = 20261124
 LEAST_CASES = 5_000
 
 
-def checked(service: Service, *options: str, cases: int = 100) -> subprocess.CompletedProcess[str]:
-    """What schemathesis says of a running service, after all its checks."""
+def checked(service: Service, folder: Path, *options: str, cases: int = 100) -> subprocess.CompletedProcess[str]:
+    """What schemathesis says of a running service, after all its checks; it keeps what it remembers in `folder`."""
     service.client.post("/collections", json=COLLECTION)
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{service.url}/openapi.json", f"--seed={SEED}"]
     command += ["--checks=all", "--exclude-checks=positive_data_acceptance", f"--max-examples={cases}"]
     command += ["--generation-database=none", "--continue-on-failure", "--no-color", *options]
     hooks = str(Path(__file__).with_name("hooks.py"))
-    return subprocess.run(command, env={**os.environ, "SCHEMATHESIS_HOOKS": hooks}, capture_output=True, text=True)
+    environment = {**os.environ, "SCHEMATHESIS_HOOKS": hooks}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
-def test_what_the_service_does_is_what_its_schema_says(database: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_the_service_does_is_what_its_schema_says(
+    database: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with Service(DATABASE_URL=database, LOG_LEVEL="ERROR") as service:
-        told = checked(service, "--phases=examples,coverage,fuzzing")
+        told = checked(service, tmp_path, "--phases=examples,coverage,fuzzing")
         assert not re.search(r"Traceback|ERROR", service.log()), service.log()
     with capsys.disabled():
         print(f"\n{told.stdout[-1200:]}")
@@ -61,8 +64,8 @@ def test_what_the_service_does_is_what_its_schema_says(database: str, capsys: py
         ),
     ],
 )
-def test_a_planted_fault_is_found(database: str, fault: str, found: str | None) -> None:
+def test_a_planted_fault_is_found(database: str, tmp_path: Path, fault: str, found: str | None) -> None:
     with Service(DATABASE_URL=database, prelude=fault) as service:
-        told = checked(service, "--include-path=/items/update", "--phases=coverage", cases=10)
+        told = checked(service, tmp_path, "--include-path=/items/update", "--phases=coverage", cases=10)
     assert told.returncode == bool(found), told.stdout + told.stderr
     assert not found or found in told.stdout
