@@ -396,7 +396,7 @@ class VectorDB:
 
         Returns lists `ids` and those of `include`, `next_cursor`, and the collection's `version`: pass the cursor as
         `cursor` for the next page, in the same order; None at the end. An embedding is a float32 vector, or None where
-        plain SQL has written something else. README.md describes the filters.
+        plain SQL has written something else. docs/filters.md describes the filters.
         """
         if ids is not None:
             check_ids(ids)
@@ -540,7 +540,7 @@ class VectorDB:
         with `group_by` groups, the values at that path. Ranks, texts and metadata come from one snapshot, that of
         `version`, which holds all that was committed before. With `exact` every row is looked at; otherwise a large
         collection is searched at the recall that `get_collection` tells. `options.SearchOptions` names the options,
-        README.md describes them. Raises CollectionNotFound, InvalidInput, DimensionMismatch and Overloaded.
+        docs/search.md describes them. Raises CollectionNotFound, InvalidInput, DimensionMismatch and Overloaded.
         """
         future: Future[list[dict[str, Any]]] = Future()
         return self.submit_query(future, name, query_embeddings, n_results, include, **options).result()

@@ -1,1 +1,1 @@
-"""Scripts behind the figures of the README; each prints what it measures."""
+"""Scripts behind the figures of docs/performance.md; each prints what it measures."""

@@ -20,29 +20,64 @@ from pgvector_service.settings import Settings
 from pgvector_service.web import problems
 
 README = (ROOT / "README.md").read_text()
-ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+GETTING_STARTED, API, FILTERS, OPERATIONS, ARCHITECTURE = (
+    (ROOT / "docs" / f"{page}.md").read_text()
+    for page in ("getting-started", "api", "filters", "operations", "architecture")
+)
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
 DOORS = [*(path.name for path in ROOT.glob("*.py")), "schema.sql"]
 ENV_EXAMPLE = (ROOT / ".env.example").read_text()
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 
 
-def test_every_route_is_in_the_readme_and_no_other(client: TestClient) -> None:
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as sites and hosts of Markdown make them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+def test_every_link_leads_to_a_file_and_every_anchor_to_a_heading() -> None:
+    links = [(page, link) for page in PAGES for link in re.findall(r"\]\(([^)]+)\)", page.read_text())]
+    assert len(links) > 50
+    for page, link in links:
+        if not link.startswith("https://"):
+            path, _, anchor = link.partition("#")
+            target = (page.parent / path).resolve() if path else page
+            assert target.is_file(), (page.name, link)
+            assert not anchor or anchor in anchors(target), (page.name, link)
+
+
+def test_the_readme_is_short_and_leads_to_every_page() -> None:
+    assert README.count("\n") <= 150
+    for page in PAGES:
+        assert f"]({page.relative_to(ROOT).as_posix()})" in README or page.name == "README.md"
+
+
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    entries = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+    pages = [next(iter(entry.values())) if isinstance(entry, dict) else entry for entry in entries]
+    assert sorted(pages) == sorted(page.name for page in PAGES)
+
+
+def test_every_route_is_documented_and_no_other(client: TestClient) -> None:
     paths = client.get("/openapi.json").json()["paths"]
     served = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
-    documented = set(re.findall(r"^\| `([A-Z]+ /[^`]*)` \|", README, re.MULTILINE))
+    documented = set(re.findall(r"^\| `([A-Z]+ /[^`]*)` \|", API, re.MULTILINE))
     assert documented == {route.replace(":any", "") for route in served}
 
 
-def test_every_setting_is_in_the_readme_and_in_the_example_with_its_default() -> None:
-    assert re.findall(r"^\| `([A-Z_]+)` \|", README, re.MULTILINE) == VARIABLES
+def test_every_setting_is_documented_and_in_the_example_with_its_default() -> None:
+    assert re.findall(r"^\| `([A-Z_]+)` \|", OPERATIONS, re.MULTILINE) == VARIABLES
     assert re.findall(r"^#? ?([A-Z_]+)=", ENV_EXAMPLE, re.MULTILINE) == VARIABLES
     defaults = Settings()
     for variable, value in re.findall(r"^([A-Z_]+)=(.*)$", ENV_EXAMPLE, re.MULTILINE):
         assert Settings.load(**{variable.lower(): value}) == defaults
 
 
-def test_every_error_code_is_in_the_readme() -> None:
+def test_every_error_code_is_documented() -> None:
     def tree(error: type[errors.VectorDBError]) -> list[type[errors.VectorDBError]]:
         return [error, *(below for child in error.__subclasses__() for below in tree(child))]
 
@@ -50,18 +85,18 @@ def test_every_error_code_is_in_the_readme() -> None:
         assert error.__name__ in (errors.__doc__ or "")
         if error not in (errors.VectorDBError, errors.NotFound):
             made = error.__new__(error)
-            assert f"`{made.code}`" in README, error
+            assert f"`{made.code}`" in API, error
     for code in (problems.CODES[404], problems.CODES[405], "internal_error"):
-        assert f"`{code}`" in README
+        assert f"`{code}`" in API
 
 
 def test_every_command_and_module_is_documented(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         pgvector_cli.main(["serve", "--help"])
     for option in re.findall(r"--[a-z]+", capsys.readouterr().out):
-        assert option in README or option == "--help"
+        assert option in OPERATIONS or option == "--help"
     for target in re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE):
-        assert f"make {target}" in README, target
+        assert f"make {target}" in CONTRIBUTING, target
     drawn = re.findall(r"^ *([a-z_]+(?:\.py|\.sql|/)) ", ARCHITECTURE, re.MULTILINE)
     package = ROOT / "pgvector_service"
     files = {path for path in [*package.rglob("*.py"), *package.rglob("*.sql")] if path.stem != "__init__"}
@@ -81,7 +116,7 @@ def test_the_curl_examples_answer_what_the_readme_says(client: TestClient) -> No
 
 
 def test_the_python_examples_run(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    over_http, without_http, in_base64 = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    over_http, without_http, in_base64 = re.findall(r"```python\n(.*?)```", README + GETTING_STARTED + API, re.DOTALL)
     monkeypatch.setitem(sys.modules, "requests", None)  # `make run` does not install it
     scope: dict[str, Any] = {}
     with Service(DATABASE_URL=database) as service:
@@ -122,10 +157,10 @@ def test_every_example_runs_with_what_make_run_installs_and_says_what_to_do_with
     assert done.stderr.count("\n") == 1
 
 
-def test_every_operator_is_in_the_readme_and_does_what_it_says_without_a_key(db: VectorDB) -> None:
+def test_every_operator_is_documented_and_does_what_it_says_without_a_key(db: VectorDB) -> None:
     db.add_with_embeddings("c", ["bare"], None, None, [[1.0]])
     rows = re.findall(
-        r"^\| (.*\$.*) \| [^|]* \| `(\{.*\})` \|(?: (no|\*\*yes\*\*|with `false`) \|)?$", README, re.MULTILINE
+        r"^\| (.*\$.*) \| [^|]* \| `(\{.*\})` \|(?: (no|\*\*yes\*\*|with `false`) \|)?$", FILTERS, re.MULTILINE
     )
     documented = {operator for names, _, _ in rows for operator in re.findall(r"\$\w+", names)}
     assert documented == {*filters.METADATA, *filters.DOCUMENT, *filters.NEGATIONS, "$and", "$or", "$not"}
@@ -134,7 +169,7 @@ def test_every_operator_is_in_the_readme_and_does_what_it_says_without_a_key(db:
         on_document = next(iter(condition)) in {*filters.DOCUMENT, "$not_contains", "$not_regex"}
         matches = db.count_items("c", **{"where_document" if on_document else "where": condition})["count"]
         assert matches == ("yes" in without or "$not`" in names), example
-    (whole,) = re.findall(r'```json\n(\{"where".*?)```', README, re.DOTALL)
+    (whole,) = re.findall(r'```json\n(\{"where".*?)```', FILTERS, re.DOTALL)
     assert db.count_items("c", **json.loads(whole))["count"] == 0
 
 
@@ -151,7 +186,7 @@ def test_every_operator_is_in_an_example_of_the_interactive_documentation(client
 
 
 def test_the_plain_sql_example_works(db: VectorDB, sql: Any) -> None:
-    (statement,) = re.findall(r"```sql\n(.*?)```", README, re.DOTALL)
+    (statement,) = re.findall(r"```sql\n(.*?)```", OPERATIONS, re.DOTALL)
     sql(statement)
     assert db.query_by_vector("research_papers", [[0.1, 0.2, 0.3]], 1)[0]["ids"] == ["doc4"]
 
@@ -197,7 +232,7 @@ def test_the_health_check_of_the_image_is_a_program_that_works() -> None:
 
 
 def test_the_lock_files_pin_every_package_with_a_hash_and_hold_no_address() -> None:
-    for name in ("requirements.lock", "requirements-dev.lock"):
+    for name in ("requirements.lock", "requirements-dev.lock", "requirements-docs.lock"):
         lock = (ROOT / name).read_text()
         assert "://" not in lock
         pins = re.findall(r"^[a-z0-9-]+==[^ ]+.*\\\n    --hash=sha256:", lock, re.MULTILINE)

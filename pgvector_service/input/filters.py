@@ -1,7 +1,7 @@
 """JSON filters as SQL conditions: `where` on metadata, `where_document` on texts.
 
 The language is Chroma's, with more operators: `{"year": {"$gte": 2020}, "author.name": "Ada"}`. What lacks the key does
-not match a condition, and matches its negation. README.md has the table.
+not match a condition, and matches its negation. docs/filters.md has the table.
 """
 
 from collections.abc import Callable, Mapping, Sequence

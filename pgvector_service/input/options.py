@@ -10,7 +10,7 @@ from pgvector_service.ranking.diversity import Mmr
 
 
 class Narrowing(TypedDict, total=False):
-    """Keyword arguments of every search; README.md describes them."""
+    """Keyword arguments of every search; docs/search.md describes them."""
 
     where: Mapping[str, Any] | None
     where_document: Mapping[str, Any] | None

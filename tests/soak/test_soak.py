@@ -1,6 +1,6 @@
 """The service keeps to its OpenAPI, and OpenAPI to the service: thousands of requests that schemathesis makes of it.
 
-`make soak` runs it; it takes about 8 minutes.
+`make soak` runs it; it takes about 6 minutes.
 """
 
 import os
