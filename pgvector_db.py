@@ -322,8 +322,7 @@ class VectorDB:
         `if_version`, and CommitUnknown.
         """
         check_name("collection_name", name)
-        if mode not in get_args(Mode):
-            raise InvalidInput("mode", f"must be one of {', '.join(get_args(Mode))}.")
+        _check_mode(mode)
         batch = checked_batch(ids, documents, metadatas, embeddings, uris, media_types)
         return self._add(name, batch, encode_batch(batch), mode, if_version)
 
@@ -514,6 +513,8 @@ class VectorDB:
         the first hundred lines that failed, as `{"line": 1, "detail": "..."}`. Raises what `add_with_embeddings` does,
         but for faults of single lines, and PoolExhausted when one connection in four is busy with imports.
         """
+        check_name("collection_name", name)
+        _check_mode(mode)
         if not self._imports.acquire(blocking=False):
             raise PoolExhausted("Too many imports are running. Try again when one has ended, or raise DB_POOL_SIZE.")
         try:
@@ -707,6 +708,11 @@ def _check_query_texts(texts: Sequence[str]) -> None:
         check_query_text(f"query_texts[{i}]", text)
         if not text.strip():
             raise InvalidInput(f"query_texts[{i}]", "must hold a word to search for.")
+
+
+def _check_mode(mode: str) -> None:
+    if mode not in get_args(Mode):
+        raise InvalidInput("mode", f"must be one of {', '.join(get_args(Mode))}.")
 
 
 def _check_version(expected: int | None, found: int) -> None:

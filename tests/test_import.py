@@ -158,6 +158,7 @@ def test_the_last_line_with_an_id_wins_as_if_they_came_one_by_one(client: TestCl
 def test_an_import_that_cannot_be_done_is_refused_as_a_whole(client: TestClient) -> None:
     for answer, status, detail in (
         (post(client, line("a", [1, 2]), name="a/b"), 422, "collection_name: must not contain '/'"),
+        (post(client, b"{}", name="x" * 513), 422, "collection_name: must have 1 to 512 bytes"),
         (post(client, line("a", [1, 2]), mode="x"), 422, "mode: input should be 'upsert'"),
         (post(client, line("a", [1, 2]), headers={"content-type": "text/plain"}), 422, "body: must be lines of JSON"),
         (post(client, line("a", [1, 2]), headers={"content-encoding": "x"}), 415, "The request body is compressed"),

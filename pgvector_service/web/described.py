@@ -27,7 +27,9 @@ NAME = {**ID}
 NEW_NAME = {**ID, "pattern": r"^(?:\.?[^./\u0000][^/\u0000]*|\.\.[^/\u0000]+)$"}
 # A pattern of LIKE, in which a backslash takes what follows literally.
 PATTERN = {"type": "string", "pattern": r"^(?:[^\\\u0000]|\\[^\u0000])*$"}
-QUERY_TEXT = {"type": "string", "pattern": r"^[^\u0000]*[^\s\u0000][^\u0000]*$", "maxLength": MAX_QUERY_TEXT}
+# Python takes the separators U+001C to U+001F for spaces too.
+_WORD = r"[^\s\u0000\u001c-\u001f\u0085]"
+QUERY_TEXT = {"type": "string", "pattern": rf"^[^\u0000]*{_WORD}[^\u0000]*$", "maxLength": MAX_QUERY_TEXT}
 # Keys with dots between; a backslash takes what follows literally.
 PATH = {"type": "string", "pattern": r"^(?:(?:[^#\\\u0000]|\\[^\u0000])(?:[^\\\u0000]|\\[^\u0000])*)?$"}
 NULL = {"type": "null"}
