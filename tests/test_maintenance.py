@@ -127,7 +127,8 @@ def test_maintenance_waits_for_what_is_under_way_and_says_when_that_takes_too_lo
         writer.close()
         assert late.returncode == 1
         assert "did not end within 0.3 s" in late.stderr
-        assert service.client.post("/items", json=item(2)).status_code == 201
+        # A service may have noticed that maintenance was waiting.
+        wait_until(lambda: service.client.post("/items", json=item(2)).status_code == 201, seconds=5)
 
         touched = urlsplit(database).path.strip("/")
         script = "import os; assert os.environ['PGDATABASE'] == %r; raise SystemExit(7)"

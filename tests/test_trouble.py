@@ -133,13 +133,18 @@ def test_an_outage_under_load_is_two_lines_in_the_log(data_dir: Path, log_format
     assert sum(refusals) > 100
     assert "Traceback" not in log
     loggers = "refusals|probe|problems|pool|store|search|uvicorn"
-    away, cut, back = (line for line in log.splitlines() if re.search(loggers, line) and "service.requests" not in line)
+    told = [line for line in log.splitlines() if re.search(loggers, line) and "service.requests" not in line]
+    # On a machine that is busy some wait too long for a connection, which is another kind of refusal.
+    busy = [line for line in told if re.search(r"requests are (refused|served again), ", line)]
+    assert len(busy) <= 4
+    away, cut, back = (line for line in told if line not in busy)
     assert "the database is away: " in away
     assert re.search(r"terminating connection|Connection refused|No such file|shutting down|closed the conn", away)
     assert "without completing response" in cut  # the export: no answer can be taken back
     counted = re.search(r"the database is back: (\d+) requests were refused in \d\.\d s", back)
     assert counted
-    assert int(counted[1]) == sum(refusals) + 1  # and the export
+    elsewhere = sum(int(found[1]) for line in busy if (found := re.search(r"(\d+) requests were refused", line)))
+    assert int(counted[1]) + elsewhere == sum(refusals) + 1  # and the export
     assert " 503 " not in log
     assert '"status": 503' not in log
 
