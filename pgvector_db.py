@@ -513,8 +513,11 @@ class VectorDB:
         the first hundred lines that failed, as `{"line": 1, "detail": "..."}`. Raises what `add_with_embeddings` does,
         but for faults of single lines, and PoolExhausted when one connection in four is busy with imports.
         """
-        check_name("collection_name", name)
         _check_mode(mode)
+        try:
+            self.get_collection(name)
+        except CollectionNotFound:
+            check_collection_name("collection_name", name)  # even if no line turns out to be good
         if not self._imports.acquire(blocking=False):
             raise PoolExhausted("Too many imports are running. Try again when one has ended, or raise DB_POOL_SIZE.")
         try:
