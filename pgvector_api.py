@@ -285,7 +285,9 @@ async def import_items(
 
     Up to a thousand lines are one transaction. Lines that are wrong are left out, and the answer tells which and why.
     """
-    if "json" not in request.headers.get("content-type", ""):
+    # A page in a browser can send text, with any parameters, to anywhere without asking.
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if not (media_type.startswith("application/") and "json" in media_type):
         raise InvalidInput("body", "must be lines of JSON, sent with the header Content-Type: application/x-ndjson.")
     items = lines(request.receive, content_encoding(request.scope), settings.max_body_bytes)
     return Answer(await run_in_threadpool(db.import_items, collection_name, items, mode))

@@ -161,7 +161,11 @@ def test_an_import_that_cannot_be_done_is_refused_as_a_whole(client: TestClient)
         (post(client, b"{}", name="x" * 513), 422, "collection_name: must have 1 to 512 bytes"),
         (post(client, b"{}", name="x/y"), 422, "collection_name: must not contain '/'"),
         (post(client, line("a", [1, 2]), mode="x"), 422, "mode: input should be 'upsert'"),
-        (post(client, line("a", [1, 2]), headers={"content-type": "text/plain"}), 422, "body: must be lines of JSON"),
+        (
+            post(client, line("a", [1, 2]), headers={"content-type": "text/plain; x=json"}),
+            422,
+            "body: must be lines of JSON",
+        ),
         (post(client, line("a", [1, 2]), headers={"content-encoding": "x"}), 415, "The request body is compressed"),
     ):
         assert answer.status_code == status, answer.text

@@ -18,6 +18,7 @@ SELECT pg_advisory_lock(7163384623);
 
 -- name: session_limits
 SET lock_timeout = %(lock_timeout_ms)s;
+SET statement_timeout = 0;
 SET idle_session_timeout = 0;
 
 -- name: one_statement
