@@ -37,7 +37,7 @@ profile: .venv/dev
 	$(BIN)/python -m benchmarks.profile $(if $(DATA),--data $(DATA))
 
 docs: .venv-docs/done
-	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
 	@echo "Read it with: $(PYTHON) -m http.server --bind 127.0.0.1 --directory site 8001"
 
 lock: .venv/dev
