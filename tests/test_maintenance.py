@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
+import psutil
 import psycopg2
 import pytest
 from test_schema import run
@@ -136,6 +137,17 @@ def test_maintenance_waits_for_what_is_under_way_and_says_when_that_takes_too_lo
         wait_until(lambda: service.client.post("/items", json=item(3)).status_code == 201, seconds=5)
     assert maintain(DATABASE_URL=database).stderr.startswith("pgvector-api: maintenance: give the command")
     assert "no program /no/such" in maintain("--", "/no/such", DATABASE_URL=database).stderr
+
+
+def test_whoever_ends_maintenance_ends_its_command_first(database: str, tmp_path: Path) -> None:
+    began = tmp_path / "began"
+    command = [sys.executable, "-m", "pgvector_cli", "maintenance", "--", "sh", "-c", f"touch {began}; exec sleep 60"]
+    with subprocess.Popen(command, cwd=ROOT, env={**os.environ, "DATABASE_URL": database}) as maintenance:
+        wait_until(began.exists)
+        maintenance.terminate()
+        assert maintenance.wait(10) != 0
+    running = [" ".join(process.cmdline()) for process in psutil.process_iter() if process.name() == "sleep"]
+    assert "sleep 60" not in running
 
 
 FORGETS_THE_TABLE = """

@@ -1,6 +1,7 @@
 """`pgvector-api maintenance`: a command that runs while every service on the database stands aside."""
 
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -30,7 +31,11 @@ def maintain(settings: Settings, command: Sequence[str], wait_s: float) -> int:
         print("Waiting until the requests that are under way have ended ...", file=sys.stderr)
         with maintenance(url, wait_s):
             print("Every service refuses requests (503) until the command ends.", file=sys.stderr)
-            code = subprocess.run([program, *command[1:]], env=environment, check=False).returncode  # noqa: S603
+            child = subprocess.Popen([program, *command[1:]], env=environment)  # noqa: S603
+            for number in (signal.SIGINT, signal.SIGTERM):
+                # Whoever ends this process ends the command first: services must not come back in the middle of it.
+                signal.signal(number, lambda received, _: child.send_signal(received))
+            code = child.wait()
         print(f"The command ended with {code}. Every service goes on within a second.", file=sys.stderr)
         return code
     finally:
